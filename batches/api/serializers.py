@@ -1,0 +1,199 @@
+"""The shapes of contract.md sections 3 and 4, written from rows.
+
+Plain functions, not DRF serializers: a page of a hundred items is thousands of fields, and polling is the hottest path.
+schemas.json in tests/contract checks every shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from assets.services import sign_url
+from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run, RunStatus
+from batches.services import ItemHandle
+
+TARGET_TYPE = "model"
+
+
+def money(amount: Decimal | None) -> str | None:
+    """USD as a decimal string without needless zeros, but at least two places: 0.55, 12.00, 0.000125."""
+    if amount is None:
+        return None
+    places = max(2, -int(amount.normalize().as_tuple().exponent))
+    return f"{amount:.{places}f}"
+
+
+def output_body(output: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A run's stored output with its assets' URLs signed anew."""
+    if output is None:
+        return None
+    outputs = [
+        {
+            "url": sign_url(asset_id=each["asset_id"]),
+            **{key: value for key, value in each.items() if key != "asset_id"},
+        }
+        for each in output["outputs"]
+    ]
+    return {**output, "outputs": outputs}
+
+
+def error_body(run: Run) -> dict[str, Any] | None:
+    if run.status_code != RunStatus.FAILED:
+        return None
+    return {"code": run.failure_code, "message": run.failure_message, "stage_code": run.failure_stage_code}
+
+
+def handle_body(handle: ItemHandle) -> dict[str, Any]:
+    return {
+        "id": handle.id,
+        "sequence_index": handle.sequence_index,
+        "run_id": handle.run_id,
+        "status_code": handle.status_code,
+        "client_ref": handle.client_ref,
+    }
+
+
+def batch_created_body(batch: Batch, handles: Iterable[ItemHandle]) -> dict[str, Any]:
+    """BatchCreateResponse."""
+    return {
+        "id": batch.pk,
+        "target_type": TARGET_TYPE,
+        "target_id": batch.model_id,
+        "status_code": batch.status_code,
+        "items_total": batch.items_total,
+        "items_succeeded": batch.items_succeeded,
+        "items_failed": batch.items_failed,
+        "items_cancelled": batch.items_cancelled,
+        "items": [handle_body(handle) for handle in handles],
+        "output": None,
+        "cost": money(batch.cost),
+        "metadata": batch.metadata,
+        "callback_url": batch.callback_url,
+        "created_at": batch.created_at,
+        "started_at": batch.started_at,
+        "completed_at": batch.completed_at,
+    }
+
+
+def batch_body(batch: Batch, items: Sequence[BatchItem], *, with_input: bool = False) -> dict[str, Any]:
+    """BatchDetail. `items` with their runs, in order of sequence_index."""
+    is_terminal = batch.status_code in BATCH_TERMINAL
+    handles = (
+        ItemHandle(item.pk, item.sequence_index, item.run_id, item.run.status_code, item.client_ref) for item in items
+    )
+    return {
+        "id": batch.pk,
+        "org_id": batch.organization_id,
+        "target_type_code": TARGET_TYPE,
+        "target_type": TARGET_TYPE,
+        "target_id": batch.model_id,
+        "status_code": batch.status_code,
+        "source_code": batch.source_code,
+        "items_total": batch.items_total,
+        "items_succeeded": batch.items_succeeded,
+        "items_failed": batch.items_failed,
+        "items_cancelled": batch.items_cancelled,
+        "input": [_given(item) for item in items] if with_input else None,
+        "resolved_template_id": batch.resolved_template_id,
+        "dispatch_provider_link_id": batch.dispatch_provider_link_id,
+        "cost": money(batch.cost),
+        "output": _batch_output(batch, items) if is_terminal else None,
+        "metadata": batch.metadata,
+        "callback_url": batch.callback_url,
+        "duration_ms": batch.duration_ms,
+        "failure_code": None,
+        "failure_message": None,
+        "failure_stage_code": None,
+        "created_by": batch.created_by_id,
+        "created_at": batch.created_at,
+        "started_at": batch.started_at,
+        "completed_at": batch.completed_at,
+        "links": {"self": f"/v1/batches/{batch.pk}", "items": f"/v1/batches/{batch.pk}/items"},
+        "items": [handle_body(handle) for handle in handles],
+    }
+
+
+def _given(item: BatchItem) -> dict[str, Any]:
+    """The input of an item with its client_ref put back, as it could be posted again."""
+    reference = {} if item.client_ref is None else {"client_ref": item.client_ref}
+    return {**reference, **item.run.input}
+
+
+def _batch_output(batch: Batch, items: Sequence[BatchItem]) -> dict[str, Any]:
+    """The envelope of contract.md section 3.5."""
+    return {
+        "items": [
+            {
+                "sequence_index": item.sequence_index,
+                "client_ref": item.client_ref,
+                "run_id": item.run_id,
+                "status_code": item.run.status_code,
+                "output": output_body(item.run.output),
+                "error": error_body(item.run),
+            }
+            for item in items
+        ],
+        "succeeded": batch.items_succeeded,
+        "failed": batch.items_failed,
+        "cancelled": batch.items_cancelled,
+        "total": batch.items_total,
+    }
+
+
+def item_body(item: BatchItem) -> dict[str, Any]:
+    """BatchItem, with its run in full."""
+    run = run_body(item.run)
+    return {
+        "id": item.pk,
+        "batch_id": item.batch_id,
+        "sequence_index": item.sequence_index,
+        "run_id": item.run_id,
+        "created_at": item.created_at,
+        "client_ref": item.client_ref,
+        "status_code": run["status_code"],
+        "input": run["input"],
+        "cost": run["cost"],
+        "output": run["output"],
+        "error": error_body(item.run),
+        "started_at": run["started_at"],
+        "completed_at": run["completed_at"],
+        "run": run,
+    }
+
+
+def run_body(run: Run) -> dict[str, Any]:
+    """Run."""
+    links = {"self": f"/v1/runs/{run.pk}"}
+    if run.batch_id is not None:
+        links["batch"] = f"/v1/batches/{run.batch_id}"
+    return {
+        "id": run.pk,
+        "model_id": run.model_id,
+        "target_type": TARGET_TYPE,
+        "org_id": run.organization_id,
+        "status_code": run.status_code,
+        "source_code": run.source_code,
+        "input": run.input,
+        "output": output_body(run.output),
+        "duration_ms": run.duration_ms,
+        "cost": money(run.cost),
+        "cost_breakdown": None,
+        "nodes_total": None,
+        "nodes_completed": None,
+        "resolved_template_id": run.resolved_template_id,
+        "batch_id": run.batch_id,
+        "client_ref": run.client_ref,
+        "request_id": run.request_id or None,
+        "created_by": run.created_by_id,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "completed_at": run.completed_at,
+        "callback_url": run.callback_url,
+        "metadata": run.metadata,
+        "links": links,
+        "failure_code": run.failure_code,
+        "failure_message": run.failure_message,
+        "failure_stage_code": run.failure_stage_code,
+    }

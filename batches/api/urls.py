@@ -1,0 +1,13 @@
+"""Routes of this app, below /v1/. Slugs hold several segments; what follows them is matched from the end."""
+
+from django.urls import path
+
+from batches.api import views
+
+urlpatterns = [
+    path("models/<str:owner>/<path:slug>/batches", views.ModelBatchesView.as_view(), name="model-batches"),
+    path("batches/<str:batch_id>", views.BatchView.as_view(), name="batch"),
+    path("batches/<str:batch_id>/items", views.BatchItemsView.as_view(), name="batch-items"),
+    path("batches/<str:batch_id>/items/<str:item_id>", views.BatchItemView.as_view(), name="batch-item"),
+    path("runs/<str:run_id>", views.RunView.as_view(), name="run"),
+]

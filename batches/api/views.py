@@ -1,0 +1,120 @@
+"""Views do three things: check the input, call a verb, write the answer. Domain errors know their HTTP status."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+from uuid import UUID
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.api.authentication import caller_of
+from accounts.models import Scope
+from batches.api.pagination import page_of_items
+from batches.api.serializers import batch_body, batch_created_body, item_body, money, run_body
+from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run
+from batches.services import check_batch_request, create_batch, estimate_cost
+from models_registry.catalogue import batch_target
+from runflow.lib import errors
+from runflow.lib.request_id import current_request_id
+from runflow.lib.views import ApiView, is_true, parse_uuid
+
+
+class BatchNotFound(errors.NotFound):
+    code, message = "BATCH_NOT_FOUND", "There is no such batch."
+
+
+class BatchItemNotFound(errors.NotFound):
+    code, message = "BATCH_ITEM_NOT_FOUND", "There is no such item in this batch."
+
+
+class RunNotFound(errors.NotFound):
+    code, message = "RUN_NOT_FOUND", "There is no such run."
+
+
+class ModelBatchesView(ApiView):
+    """`POST /v1/models/{owner}/{slug}/batches`"""
+
+    scopes = {"POST": Scope.BATCHES_CREATE}
+
+    def post(self, request: Request, owner: str, slug: str) -> Response:
+        caller = caller_of(request)
+        target = batch_target(owner=owner, slug=slug, organization=caller.organization)
+        if not isinstance(request.data, dict):
+            raise errors.BadRequest("The body must be a JSON object.")
+        checked = check_batch_request(target=target, body=request.data)
+        if is_true(request.query_params.get("validate_only")):
+            estimate = money(estimate_cost(target=target, items=checked.items))
+            response = Response({"valid": True, "items_total": len(checked.items), "estimated_cost": estimate})
+            response.is_dry_run = True  # type: ignore[attr-defined]
+            return response
+        batch, handles = create_batch(
+            organization=caller.organization,
+            target=target,
+            request=checked,
+            request_id=current_request_id(),
+            created_by=caller.api_key,
+        )
+        return Response(batch_created_body(batch, handles), status=201)
+
+
+class BatchView(ApiView):
+    """`GET /v1/batches/{id}`"""
+
+    scopes = {"GET": Scope.BATCHES_READ}
+
+    def get(self, request: Request, batch_id: str) -> Response:
+        batch = _batch_or_404(request, batch_id)
+        with_input = "input" in request.query_params.get("embed", "").split(",")
+        items = BatchItem.objects.filter(batch=batch).select_related("run").order_by("sequence_index")
+        # Polling a batch at work reads no more of its runs than their status.
+        columns = ["id", "sequence_index", "client_ref", "batch_id", "run__status_code"]
+        if batch.status_code in BATCH_TERMINAL:
+            columns += ["run__output", "run__failure_code", "run__failure_message", "run__failure_stage_code"]
+        if with_input:
+            columns.append("run__input")
+        return Response(batch_body(batch, list(items.only(*columns)), with_input=with_input))
+
+
+class BatchItemsView(ApiView):
+    """`GET /v1/batches/{batch_id}/items`"""
+
+    scopes = {"GET": Scope.BATCHES_READ}
+
+    def get(self, request: Request, batch_id: str) -> Response:
+        batch = _batch_or_404(request, batch_id)
+        page = page_of_items(BatchItem.objects.filter(batch=batch).select_related("run"), request.query_params.dict())
+        return Response(page.body([item_body(item) for item in page.rows]))
+
+
+class BatchItemView(ApiView):
+    """`GET /v1/batches/{batch_id}/items/{id}`"""
+
+    scopes = {"GET": Scope.BATCHES_READ}
+
+    def get(self, request: Request, batch_id: str, item_id: str) -> Response:
+        batch = _batch_or_404(request, batch_id)
+        parsed = parse_uuid(item_id) or _raise(BatchItemNotFound)
+        item = BatchItem.objects.filter(batch=batch, pk=parsed).select_related("run").first()
+        return Response(item_body(item or _raise(BatchItemNotFound)))
+
+
+class RunView(ApiView):
+    """`GET /v1/runs/{id}`"""
+
+    scopes = {"GET": Scope.RUNS_READ}
+
+    def get(self, request: Request, run_id: str) -> Response:
+        parsed = parse_uuid(run_id) or _raise(RunNotFound)
+        run = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed).first()
+        return Response(run_body(run or _raise(RunNotFound)))
+
+
+def _batch_or_404(request: Request, batch_id: str) -> Batch:
+    parsed: UUID = parse_uuid(batch_id) or _raise(BatchNotFound)
+    batch = Batch.objects.visible_to(caller_of(request).organization).filter(pk=parsed).first()
+    return batch or _raise(BatchNotFound)
+
+
+def _raise(error: type[errors.DomainError], *args: Any) -> NoReturn:
+    raise error(*args)

@@ -1,0 +1,181 @@
+"""Moving runs, in sets: claim, begin, renew, settle, sweep. Every move is a compare-and-set; the rows are the answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from assets.models import Asset
+from assets.services import save_assets
+from batches import retry, sql
+from batches.models import RunStatus
+from batches.retry import Settlement
+from providers.base import Unavailable
+
+logger = logging.getLogger(__name__)
+
+# One sweep returns at most this many expired leases in a transaction, so that it never holds many locks for long.
+SWEEP_LIMIT = 500
+# Claimed again, this attempt has no worker that could answer for it.
+LEASE_LOST = Unavailable("PROVIDER_LOST", "The worker that held this run disappeared.", "execute")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that is ours for one attempt, while we keep its lease."""
+
+    id: UUID
+    attempt: int
+    max_attempts: int
+    batch_id: UUID | None
+    organization_id: UUID
+    resolved_template_id: UUID | None
+    input: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What `settle` changed: the runs that were still ours, and the batches that ended with them."""
+
+    run_ids: frozenset[UUID]
+    completed_batch_ids: tuple[UUID, ...]
+
+
+def claim_runs(*, provider_id: UUID, limit: int, lease: timedelta | None = None) -> list[ClaimedRun]:
+    """Take up to `limit` due runs of a provider, fair between organisations and inside their caps.
+
+    queued -> dispatching, attempt + 1, a lease; batches that were queued start. Empty: there is nothing for us now.
+    """
+    lease = lease or settings.RUN_LEASE
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql.LOCK_CLAIMS, {"provider_id": provider_id})
+        cursor.execute(sql.CLAIM, {"provider_id": provider_id, "limit": limit, "lease": lease.total_seconds()})
+        claimed = [_claimed(row) for row in cursor.fetchall()]
+        batch_ids = sorted({run.batch_id for run in claimed if run.batch_id is not None})
+        if batch_ids:
+            cursor.execute(sql.START_BATCHES, {"batch_ids": batch_ids})
+    # RETURNING promises no order; UUIDv7 ids are in the order of the request.
+    return sorted(claimed, key=lambda run: run.id)
+
+
+def begin_runs(*, runs: Sequence[ClaimedRun]) -> list[ClaimedRun]:
+    """dispatching -> running. Returns those that are still ours; the others have lost their lease meanwhile."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.BEGIN, _held(runs))
+        ours = {row[0] for row in cursor.fetchall()}
+    return [run for run in runs if run.id in ours]
+
+
+def renew_leases(*, runs: Sequence[ClaimedRun]) -> int:
+    """Prolong the leases of the runs that are still ours. Returns how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.RENEW, {**_held(runs), "lease": settings.RUN_LEASE.total_seconds()})
+        return int(cursor.rowcount)
+
+
+def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, Asset]] = ()) -> Settled:
+    """Write down what became of a set of attempts, all in one transaction.
+
+    1. lock the runs that are still ours, in id order; the others belong to a newer attempt or have ended
+    2. move them: to a terminal status with output or failure and cost, or back to `queued`
+    3. save the rows of the files that the succeeded ones made (`assets`: run id, asset)
+    4. under their locks, in id order, add counts and cost to the batches; whose total is reached ends there and then
+
+    The statements are the same five however many runs and batches the set has.
+    """
+    if not settlements:
+        return Settled(frozenset(), ())
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql.LOCK_HELD, _fences(settlements))
+        cursor.execute(sql.SETTLE_RUNS, _arguments(settlements))
+        moved = cursor.fetchall()
+        run_ids = frozenset(row[0] for row in moved)
+        ours = [asset for run_id, asset in assets if run_id in run_ids]
+        if ours:
+            save_assets(assets=ours)
+        completed = _settle_batches(cursor, moved)
+    return Settled(run_ids, completed)
+
+
+def _settle_batches(cursor: Any, moved: Sequence[tuple[UUID, UUID | None, str, Decimal | None]]) -> tuple[UUID, ...]:
+    tally: dict[UUID, dict[str, Any]] = defaultdict(lambda: dict.fromkeys(RunStatus.values, 0) | {"cost": Decimal(0)})
+    for _, batch_id, status_code, cost in moved:
+        if batch_id is not None and status_code != RunStatus.QUEUED:
+            tally[batch_id][status_code] += 1
+            tally[batch_id]["cost"] += cost or 0
+    if not tally:
+        return ()
+    batch_ids = sorted(tally)
+    cursor.execute(sql.LOCK_BATCHES, {"batch_ids": batch_ids})
+    cursor.execute(
+        sql.SETTLE_BATCHES,
+        {
+            "batch_ids": batch_ids,
+            "succeeded": [tally[batch_id][RunStatus.SUCCEEDED] for batch_id in batch_ids],
+            "failed": [tally[batch_id][RunStatus.FAILED] for batch_id in batch_ids],
+            "cancelled": [tally[batch_id][RunStatus.CANCELED] for batch_id in batch_ids],
+            "costs": [tally[batch_id]["cost"] for batch_id in batch_ids],
+        },
+    )
+    return tuple(batch_id for batch_id, is_completed in cursor.fetchall() if is_completed)
+
+
+def return_expired(*, limit: int = SWEEP_LIMIT) -> Settled:
+    """Give back the runs whose lease ran out: to the queue, or failed when that was their last attempt.
+
+    Naive on purpose: a worker that merely stalled may still be at work. Its answer then meets the fence and is dropped, but
+    what it did at the provider was done twice (docs/adr/0002).
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql.EXPIRED, {"limit": limit})
+        settlements = [
+            retry.judge(LEASE_LOST, run_id=run_id, attempt=attempt, max_attempts=max_attempts, jitter=random.random())
+            for run_id, attempt, max_attempts in cursor.fetchall()
+        ]
+        settled = settle(settlements=settlements)
+    if settled.run_ids:
+        logger.warning("Returned %d runs whose lease had expired", len(settled.run_ids))
+    return settled
+
+
+def waiting_providers() -> list[UUID]:
+    """The active providers that have runs to claim now."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.WAITING_PROVIDERS)
+        return [row[0] for row in cursor.fetchall()]
+
+
+def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
+    # Django leaves jsonb to its fields: a raw cursor gives text.
+    run = ClaimedRun(*row)
+    return replace(run, input=json.loads(row[-1]))
+
+
+def _held(runs: Sequence[ClaimedRun]) -> dict[str, Any]:
+    return {"ids": [run.id for run in runs], "attempts": [run.attempt for run in runs]}
+
+
+def _fences(settlements: Sequence[Settlement]) -> dict[str, Any]:
+    return {"ids": [each.run_id for each in settlements], "attempts": [each.attempt for each in settlements]}
+
+
+def _arguments(settlements: Sequence[Settlement]) -> dict[str, Any]:
+    return _fences(settlements) | {
+        "status_codes": [str(each.status_code) for each in settlements],
+        "outputs": [each.output for each in settlements],
+        "failure_codes": [each.failure_code for each in settlements],
+        "failure_messages": [each.failure_message for each in settlements],
+        "failure_stage_codes": [each.failure_stage_code for each in settlements],
+        "delays": [each.delay for each in settlements],
+    }

@@ -1,0 +1,199 @@
+"""Verbs on batches: checking a request, creating what it asks for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from accounts.models import ApiKey, Organization
+from batches import sql
+from batches.engine import EXECUTE_TASK, MOST_DOORBELLS
+from batches.models import Batch, BatchStatus, RunStatus, Source
+from models_registry.catalogue import Target
+from models_registry.validation import ItemInput, cap_errors, is_storable, json_fault, shown, validate_items
+from runflow.lib import errors, outbound
+from runflow.lib.doorbell import ring_after_commit
+from runflow.lib.errors import ErrorItem
+from runflow.lib.ids import uuid7
+
+MAX_ITEMS = 100  # contract.md section 3.1
+MAX_METADATA_BYTES = 16 * 1024
+MAX_CALLBACK_URL = 2048
+# How many unknown members are named one by one; a body of megabytes can hold a million of them.
+MAX_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """A request that has passed every check."""
+
+    items: list[ItemInput]
+    metadata: dict[str, Any] | None
+    callback_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemHandle:
+    """One item of a batch as polling clients see it (contract.md section 3.1)."""
+
+    id: UUID
+    sequence_index: int
+    run_id: UUID
+    status_code: str
+    client_ref: str | None
+
+
+def check_batch_request(*, target: Target, body: Mapping[str, Any]) -> BatchRequest:
+    """Check the body of a batch request against the contract and the model's declarations.
+
+    Raises ValidationFailed with all faults of all items at once.
+    """
+    own: list[ErrorItem] = []
+    unknown = [name for name in body if name not in ("input", "metadata", "callback_url")]
+    own += [_fault("unknown_input", "There is no such member.", shown(name)) for name in unknown[:MAX_NAMED]]
+    metadata, callback_url, items = body.get("metadata"), body.get("callback_url"), body.get("input")
+    own += _metadata_faults(metadata)
+    own += _callback_url_faults(callback_url)
+    valid: list[ItemInput] = []
+    item_errors: list[ErrorItem] = []
+    if items is None:
+        own.append(_fault("missing", "Give 1 to 100 inputs.", "input"))
+    elif not isinstance(items, list):
+        own.append(_fault("wrong_type", "Must be an array of objects.", "input"))
+    elif not items:
+        own.append(_fault("too_short", "Give at least one input.", "input"))
+    elif len(items) > MAX_ITEMS:
+        own.append(_fault("too_long", f"Give at most {MAX_ITEMS} inputs, not {len(items)}.", "input"))
+    else:
+        valid, item_errors = validate_items(target.serializer_class, items)
+    if own or item_errors:
+        raise errors.ValidationFailed(errors=cap_errors(own, item_errors))
+    return BatchRequest(items=valid, metadata=metadata, callback_url=callback_url)
+
+
+def estimate_cost(*, target: Target, items: Sequence[ItemInput]) -> Decimal:
+    """USD if every item succeeds."""
+    return target.model.price * len(items)
+
+
+def create_batch(
+    *,
+    organization: Organization,
+    target: Target,
+    request: BatchRequest,
+    source_code: Source = Source.API,
+    request_id: str = "",
+    created_by: ApiKey | None = None,
+) -> tuple[Batch, list[ItemHandle]]:
+    """Store the batch, its runs and its items, three statements whatever their number; ring once that is committed.
+
+    Joins the transaction that is open (the idempotency record commits with it), or opens its own.
+    """
+    now = timezone.now()
+    batch = Batch(
+        organization=organization,
+        model=target.model,
+        status_code=BatchStatus.QUEUED,
+        source_code=source_code,
+        items_total=len(request.items),
+        metadata=request.metadata,
+        callback_url=request.callback_url,
+        resolved_template=target.template,
+        dispatch_provider_link=target.link,
+        request_id=request_id,
+        created_by=created_by,
+        created_at=now,
+    )
+    handles = [
+        ItemHandle(uuid7(), index, uuid7(), RunStatus.QUEUED, item.client_ref)
+        for index, item in enumerate(request.items)
+    ]
+    with transaction.atomic(savepoint=False):
+        batch.save(force_insert=True)
+        _insert_runs_and_items(batch, target, request.items, handles, now)
+        # Enough workers for the batch at once; each goes on until nothing is left.
+        claims = -(-len(handles) // target.link.provider.claim_size)
+        for _ in range(min(claims, MOST_DOORBELLS)):
+            ring_after_commit(EXECUTE_TASK, str(target.link.provider_id))
+    return batch, handles
+
+
+def _insert_runs_and_items(
+    batch: Batch, target: Target, items: Sequence[ItemInput], handles: Sequence[ItemHandle], now: datetime
+) -> None:
+    client_refs = [handle.client_ref for handle in handles]
+    run_ids = [handle.run_id for handle in handles]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql.INSERT_RUNS,
+            {
+                "ids": run_ids,
+                "inputs": [json.dumps(item.values) for item in items],
+                "client_refs": client_refs,
+                "organization_id": batch.organization_id,
+                "batch_id": batch.pk,
+                "model_id": target.model.pk,
+                "provider_id": target.link.provider_id,
+                "resolved_template_id": target.link.template_id,
+                "dispatch_provider_link_id": target.link.pk,
+                "source_code": batch.source_code,
+                "price": target.model.price,
+                "max_attempts": settings.RUN_MAX_ATTEMPTS,
+                "request_id": batch.request_id,
+                "created_by_id": batch.created_by_id,
+                "created_at": now,
+            },
+        )
+        cursor.execute(
+            sql.INSERT_ITEMS,
+            {
+                "ids": [handle.id for handle in handles],
+                "run_ids": run_ids,
+                "client_refs": client_refs,
+                "batch_id": batch.pk,
+                "created_at": now,
+            },
+        )
+
+
+def _fault(error_type: str, msg: str, *path: str) -> ErrorItem:
+    return {"loc": ["body", *path], "msg": msg, "type": error_type}
+
+
+def _metadata_faults(metadata: Any) -> list[ErrorItem]:
+    if metadata is None:
+        return []
+    if not isinstance(metadata, dict):
+        return [_fault("wrong_type", "Must be an object or null.", "metadata")]
+    fault = json_fault(metadata)
+    if fault is not None:
+        return [{"loc": ["body", "metadata", *fault.path], "msg": str(fault), "type": fault.code}]
+    size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > MAX_METADATA_BYTES:
+        return [_fault("too_long", f"Must be at most {MAX_METADATA_BYTES} bytes as JSON, not {size}.", "metadata")]
+    return []
+
+
+def _callback_url_faults(url: Any) -> list[ErrorItem]:
+    if url is None:
+        return []
+    if not isinstance(url, str):
+        return [_fault("wrong_type", "Must be a string or null.", "callback_url")]
+    if len(url) > MAX_CALLBACK_URL:
+        return [_fault("too_long", f"Must have at most {MAX_CALLBACK_URL} characters.", "callback_url")]
+    if not is_storable(url):
+        return [_fault("not_storable", "Must not contain U+0000 or a lone surrogate.", "callback_url")]
+    try:
+        outbound.check_url(url)
+    except outbound.OutboundError as exc:
+        return [_fault("bad_url", str(exc), "callback_url")]
+    return []

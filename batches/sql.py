@@ -1,0 +1,179 @@
+"""The statements that move work in sets. Each is one round trip whatever the number of rows (architecture.md, rule 2)."""
+
+# --- Creating: the same columns for every row come as scalars, what differs as arrays. -------------------------------
+
+INSERT_RUNS = """
+INSERT INTO batches_run (
+    id, input, client_ref,
+    organization_id, batch_id, model_id, provider_id, resolved_template_id, dispatch_provider_link_id,
+    status_code, source_code, price, attempt, max_attempts, due_at, request_id, created_by_id, created_at)
+SELECT
+    given.id, given.input::jsonb, given.client_ref,
+    %(organization_id)s, %(batch_id)s, %(model_id)s, %(provider_id)s, %(resolved_template_id)s,
+    %(dispatch_provider_link_id)s, 'queued', %(source_code)s, %(price)s, 0, %(max_attempts)s, %(created_at)s,
+    %(request_id)s, %(created_by_id)s, %(created_at)s
+FROM unnest(%(ids)s::uuid[], %(inputs)s::text[], %(client_refs)s::text[]) AS given (id, input, client_ref)
+"""
+
+INSERT_ITEMS = """
+INSERT INTO batches_batchitem (id, run_id, client_ref, sequence_index, batch_id, created_at)
+SELECT given.id, given.run_id, given.client_ref, given.position - 1, %(batch_id)s, %(created_at)s
+FROM unnest(%(ids)s::uuid[], %(run_ids)s::uuid[], %(client_refs)s::text[])
+    WITH ORDINALITY AS given (id, run_id, client_ref, position)
+"""
+
+# --- Claiming ---------------------------------------------------------------------------------------------------------
+
+# Two workers that claim for one provider at once would see the same candidates and, worse, the same free places of an
+# organisation. A claim takes milliseconds, so they take turns.
+LOCK_CLAIMS = "SELECT pg_advisory_xact_lock(hashtextextended('batches.claim:' || %(provider_id)s::text, 0))"
+
+# Fair: the first run of every organisation, then the second of every one, and so on; oldest first within one.
+# `waiting` finds the organisations by hopping through the index (a "loose index scan"), so the cost follows their number
+# and the limit, not the length of the queue.
+CLAIM = """
+WITH RECURSIVE waiting AS (
+    (SELECT organization_id FROM batches_run
+      WHERE provider_id = %(provider_id)s AND status_code = 'queued'
+      ORDER BY organization_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT organization_id FROM batches_run
+             WHERE provider_id = %(provider_id)s AND status_code = 'queued' AND organization_id > waiting.organization_id
+             ORDER BY organization_id LIMIT 1)
+      FROM waiting WHERE waiting.organization_id IS NOT NULL
+), candidates AS (
+    SELECT due.id
+      FROM waiting
+      JOIN accounts_organization AS organization ON organization.id = waiting.organization_id
+      CROSS JOIN LATERAL (
+        SELECT run.id, run.due_at, row_number() OVER (ORDER BY run.due_at, run.id) AS turn FROM (
+            SELECT id, due_at FROM batches_run
+             WHERE provider_id = %(provider_id)s AND status_code = 'queued'
+               AND organization_id = waiting.organization_id AND due_at <= statement_timestamp()
+             ORDER BY due_at, id
+             LIMIT CASE WHEN organization.max_in_flight IS NULL THEN %(limit)s
+                   ELSE LEAST(%(limit)s, GREATEST(0, organization.max_in_flight - (
+                        SELECT count(*) FROM batches_run AS live
+                         WHERE live.organization_id = waiting.organization_id
+                           AND live.status_code IN ('dispatching', 'running')))) END
+        ) AS run
+      ) AS due
+     ORDER BY due.turn, due.due_at, due.id
+     LIMIT %(limit)s
+), taken AS (
+    SELECT id FROM batches_run
+     WHERE id IN (SELECT id FROM candidates) AND status_code = 'queued'
+     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE batches_run AS run
+   SET status_code = 'dispatching', attempt = run.attempt + 1,
+       lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+  FROM taken
+ WHERE run.id = taken.id
+RETURNING run.id, run.attempt, run.max_attempts, run.batch_id, run.organization_id, run.resolved_template_id, run.input
+"""
+
+# Batches are always locked in id order, after the runs, so that no two workers wait for each other.
+START_BATCHES = """
+WITH first AS (
+    SELECT id FROM batches_batch WHERE id = ANY(%(batch_ids)s) AND status_code = 'queued'
+     ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE batches_batch AS batch SET status_code = 'running', started_at = statement_timestamp()
+  FROM first WHERE batch.id = first.id AND batch.status_code = 'queued'
+"""
+
+# --- Holding ----------------------------------------------------------------------------------------------------------
+
+BEGIN = """
+UPDATE batches_run AS run
+   SET status_code = 'running', started_at = statement_timestamp()
+  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
+ WHERE run.id = held.id AND run.attempt = held.attempt AND run.status_code = 'dispatching'
+RETURNING run.id
+"""
+
+RENEW = """
+UPDATE batches_run AS run
+   SET lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
+ WHERE run.id = held.id AND run.attempt = held.attempt AND run.status_code IN ('dispatching', 'running')
+"""
+
+# --- Finishing --------------------------------------------------------------------------------------------------------
+
+# Locked first, in id order: the sweep and a late worker may hold overlapping sets.
+LOCK_HELD = """
+SELECT run.id FROM batches_run AS run
+  JOIN unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
+    ON run.id = held.id AND run.attempt = held.attempt
+ WHERE run.status_code IN ('dispatching', 'running')
+ ORDER BY run.id FOR NO KEY UPDATE OF run
+"""
+
+# The fence (`attempt`) and "not terminal" stand in the WHERE; the returned rows are those that were still ours.
+SETTLE_RUNS = """
+UPDATE batches_run AS run
+   SET status_code = told.status_code,
+       output = told.output::jsonb,
+       cost = CASE WHEN told.status_code = 'succeeded' THEN run.price END,
+       failure_code = told.failure_code, failure_message = told.failure_message,
+       failure_stage_code = told.failure_stage_code,
+       lease_expires_at = NULL,
+       started_at = CASE WHEN told.status_code = 'queued' THEN NULL ELSE run.started_at END,
+       due_at = CASE WHEN told.status_code = 'queued'
+                THEN statement_timestamp() + told.delay * interval '1 second' ELSE run.due_at END,
+       completed_at = CASE WHEN told.status_code <> 'queued' THEN statement_timestamp() END
+  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[], %(status_codes)s::text[], %(outputs)s::text[],
+              %(failure_codes)s::text[], %(failure_messages)s::text[], %(failure_stage_codes)s::text[],
+              %(delays)s::float[])
+       AS told (id, attempt, status_code, output, failure_code, failure_message, failure_stage_code, delay)
+ WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code IN ('dispatching', 'running')
+RETURNING run.id, run.batch_id, run.status_code, run.cost
+"""
+
+LOCK_BATCHES = "SELECT id FROM batches_batch WHERE id = ANY(%(batch_ids)s) ORDER BY id FOR NO KEY UPDATE"
+
+# The turnstile: counters move here only, under the batch's lock, and whoever makes them reach the total ends the batch.
+SETTLE_BATCHES = """
+WITH told AS (
+    SELECT batch.id,
+           batch.items_succeeded + given.succeeded AS succeeded,
+           batch.items_failed + given.failed AS failed,
+           batch.items_cancelled + given.cancelled AS cancelled,
+           CASE WHEN given.succeeded > 0 THEN COALESCE(batch.cost, 0) + given.cost ELSE batch.cost END AS cost
+      FROM batches_batch AS batch
+      JOIN unnest(%(batch_ids)s::uuid[], %(succeeded)s::int[], %(failed)s::int[], %(cancelled)s::int[],
+                  %(costs)s::numeric[]) AS given (id, succeeded, failed, cancelled, cost) ON given.id = batch.id
+)
+UPDATE batches_batch AS batch
+   SET items_succeeded = told.succeeded, items_failed = told.failed, items_cancelled = told.cancelled,
+       cost = told.cost,
+       status_code = CASE
+           WHEN told.succeeded + told.failed + told.cancelled < batch.items_total THEN batch.status_code
+           WHEN told.succeeded = batch.items_total THEN 'succeeded'
+           WHEN told.succeeded > 0 THEN 'partial_succeeded'
+           WHEN told.cancelled = batch.items_total THEN 'canceled'
+           ELSE 'failed' END,
+       completed_at = CASE WHEN told.succeeded + told.failed + told.cancelled = batch.items_total
+                      THEN statement_timestamp() END
+  FROM told
+ WHERE batch.id = told.id
+RETURNING batch.id, batch.completed_at IS NOT NULL
+"""
+
+# --- Sweeping ---------------------------------------------------------------------------------------------------------
+
+EXPIRED = """
+SELECT id, attempt, max_attempts FROM batches_run
+ WHERE status_code IN ('dispatching', 'running') AND lease_expires_at < statement_timestamp()
+ ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+# Providers with something to claim.
+WAITING_PROVIDERS = """
+SELECT provider.id FROM models_registry_provider AS provider
+ WHERE provider.status_code = 'active' AND EXISTS (
+    SELECT 1 FROM batches_run
+     WHERE provider_id = provider.id AND status_code = 'queued' AND due_at <= statement_timestamp())
+"""

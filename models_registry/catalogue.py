@@ -1,0 +1,73 @@
+"""Reading the registry on the way to a new batch or run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from django.db.models import Q
+
+from accounts.models import Organization
+from models_registry.models import Model, ModelStatus, ProviderLink, Template
+from models_registry.validation import ItemSerializer, validator_for
+from runflow.lib import errors
+
+# contract.md section 5
+OWNER = re.compile(r"[a-z0-9][a-z0-9_-]*")
+SLUG = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
+
+
+class ModelNotFound(errors.NotFound):
+    code, message = "MODEL_NOT_FOUND", "There is no such model."
+
+
+class ModelUnavailable(errors.ServiceUnavailable):
+    code, message = "MODEL_UNAVAILABLE", "This model does not accept work at the moment."
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model that may be used, the link through which its runs go, and its compiled declarations."""
+
+    model: Model
+    link: ProviderLink
+    template: Template
+    serializer_class: type[ItemSerializer]
+
+
+def find_model(*, owner: str, slug: str, organization: Organization) -> Model:
+    """The active model of this name that the organisation may use: one of its own, or one that belongs to nobody.
+
+    Raises ModelNotFound, also for another organisation's private model; ModelUnavailable for an inactive one.
+    """
+    if not (OWNER.fullmatch(owner) and SLUG.fullmatch(slug)):
+        raise ModelNotFound  # before the database sees it: no text that PostgreSQL could not take
+    usable = Q(organization__isnull=True) | Q(organization=organization) | Q(is_public=True)
+    model = Model.objects.filter(usable, owner=owner, slug=slug).first()
+    if model is None:
+        raise ModelNotFound
+    if model.status_code != ModelStatus.ACTIVE:
+        raise ModelUnavailable
+    return model
+
+
+def batch_target(*, owner: str, slug: str, organization: Organization) -> Target:
+    """What a batch of this model runs on: its active link of the lowest priority number that has a template.
+
+    Two statements, and one more when this process meets the model's version for the first time. Raises ModelNotFound,
+    ModelUnavailable, and ValidationFailed `model_not_template_backed` for a provider-only model.
+    """
+    model = find_model(owner=owner, slug=slug, organization=organization)
+    link = (
+        ProviderLink.objects.select_related("provider", "template")
+        .defer("template__body", "template__bindings")
+        .filter(model=model, is_active=True, template__isnull=False)
+        .order_by("priority", "id")
+        .first()
+    )
+    if link is None or link.template is None:
+        message = "This model cannot run batches: no active provider link of it has a template."
+        raise errors.ValidationFailed(
+            message, errors=[{"loc": ["path", "slug"], "msg": message, "type": "model_not_template_backed"}]
+        )
+    return Target(model, link, link.template, validator_for(model.pk, model.version, model.inputs.all))

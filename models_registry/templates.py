@@ -1,0 +1,171 @@
+"""Templates: where inputs go in the JSON body that a provider is sent. Pure functions, no Django.
+
+A binding is `{"input": name, "target": JSON Pointer (RFC 6901) into the body}`. One input may have several
+targets, a target has one input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+# RFC 6901 section 4: no leading zeros, and "-" (the element after the last) names nothing that exists.
+ARRAY_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+BAD_ESCAPE = re.compile(r"~(?![01])")
+
+
+class Fault(NamedTuple):
+    """What is wrong with a declaration, and where: `bindings[0].target`, `validator_attrs.min`."""
+
+    path: str
+    reason: str
+
+    def under(self, prefix: str) -> Fault:
+        """The same fault seen from outside: `models[0].inputs[2].` before the path."""
+        return Fault(f"{prefix}.{self.path}" if self.path else prefix, self.reason)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class TemplateError(ValueError):
+    """A binding leads to a place that the body does not have (contract.md section 4: TEMPLATE_INVALID)."""
+
+
+@lru_cache(maxsize=4096)
+def parse_pointer(pointer: str) -> tuple[str, ...]:
+    """Split a JSON Pointer into its unescaped tokens. "" is the whole document: no token.
+
+    Raises ValueError for what RFC 6901 does not allow.
+    """
+    if pointer == "":
+        return ()
+    if not pointer.startswith("/"):
+        raise ValueError('a JSON Pointer is empty or starts with "/"')
+    if BAD_ESCAPE.search(pointer):
+        raise ValueError('in a JSON Pointer "~" is written "~0", and "/" inside a name "~1"')
+    # In this order: "~01" is the name "~1", not "/".
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/"))
+
+
+def _step(container: Any, token: str) -> str | int:
+    """The key or index that a token means in this container. Raises LookupError where there is nothing."""
+    if isinstance(container, dict):
+        if token in container:
+            return token
+        raise LookupError(f"there is no member {token!r}")
+    if isinstance(container, list):
+        if ARRAY_INDEX.fullmatch(token) and int(token) < len(container):
+            return int(token)
+        raise LookupError(f"there is no element {token!r} in an array of {len(container)}")
+    raise LookupError(f"there is nothing inside a value that is no object or array, and so no {token!r}")
+
+
+def _missing(body: Any, tokens: tuple[str, ...]) -> str | None:
+    """Why the place does not exist in the body; None when it does."""
+    for token in tokens:
+        try:
+            body = body[_step(body, token)]
+        except LookupError as error:
+            return str(error.args[0])
+    return None
+
+
+def check_bindings(
+    body: Any, bindings: Any, input_names: Collection[str], required_names: Collection[str]
+) -> list[Fault]:
+    """Say everything that is wrong with a template's bindings for a model with these inputs; [] for nothing.
+
+    Refused: a target that the body does not have, a target given twice or lying inside another (which value
+    would win depended on the order), an unknown input, a required input that is bound to nothing (its value
+    would be lost without a word). An optional input need not be bound.
+    """
+    if not isinstance(bindings, list):
+        return [Fault("bindings", "must be a list of {input, target}")]
+    faults: list[Fault] = []
+    bound: set[str] = set()
+    targets: dict[tuple[str, ...], int] = {}
+    for index, binding in enumerate(bindings):
+        path = f"bindings[{index}]"
+        if not isinstance(binding, dict):
+            faults.append(Fault(path, "must be {input, target}"))
+            continue
+        for key in binding:
+            if key not in ("input", "target"):
+                faults.append(Fault(f"{path}.{key}", "unknown key; a binding has input and target"))
+        name, target = binding.get("input"), binding.get("target")
+        if not isinstance(name, str):
+            faults.append(Fault(f"{path}.input", "must be the name of an input"))
+        elif name not in input_names:
+            faults.append(Fault(f"{path}.input", f"the model declares no input {name!r}"))
+        else:
+            bound.add(name)
+        if not isinstance(target, str):
+            faults.append(Fault(f"{path}.target", "must be a JSON Pointer (text)"))
+            continue
+        try:
+            tokens = parse_pointer(target)
+        except ValueError as error:
+            faults.append(Fault(f"{path}.target", str(error)))
+            continue
+        if reason := _missing(body, tokens):
+            faults.append(Fault(f"{path}.target", f"{target!r} is not in the body: {reason}"))
+            continue
+        for other, earlier in targets.items():
+            if other == tokens:
+                faults.append(Fault(f"{path}.target", f"{target!r} is the target of bindings[{earlier}] already"))
+            elif other == tokens[: len(other)] or tokens == other[: len(tokens)]:
+                faults.append(Fault(f"{path}.target", f"{target!r} overlaps the target of bindings[{earlier}]"))
+        targets.setdefault(tokens, index)
+    faults += [
+        Fault("bindings", f"the required input {name!r} is bound to nothing")
+        for name in required_names
+        if name not in bound
+    ]
+    return faults
+
+
+def render(body: Any, bindings: list[dict[str, str]], values: Mapping[str, Any]) -> Any:
+    """Put the values at their targets and return the new body; the given one stays as it is.
+
+    An input that `values` does not have leaves the template's own value; None puts null. Types are kept,
+    nothing is turned into text. Only the containers on the way to a target are copied (a graph of a thousand
+    nodes is rendered a hundred times per batch): the rest is shared with `body`, so treat the result as
+    read-only.
+
+    Raises TemplateError when a target is not in the body; a template that passed check_bindings never does.
+    """
+    result = body
+    fresh: set[int] = set()  # ids of containers made here; they live as long as `result`, so an id is never reused
+    for binding in bindings:
+        if binding["input"] not in values:
+            continue
+        value = values[binding["input"]]
+        tokens = parse_pointer(binding["target"])
+        if not tokens:
+            result = value
+            continue
+        if id(result) not in fresh:
+            result = _copied(result, fresh)
+        container = result
+        try:
+            for token in tokens[:-1]:
+                key = _step(container, token)
+                if id(container[key]) not in fresh:
+                    container[key] = _copied(container[key], fresh)
+                container = container[key]
+            container[_step(container, tokens[-1])] = value
+        except LookupError as error:
+            raise TemplateError(f"{binding['target']!r} is not in the template's body: {error.args[0]}") from error
+    return result
+
+
+def _copied(container: Any, fresh: set[int]) -> Any:
+    """A shallow copy, remembered as ours to change."""
+    if not isinstance(container, dict | list):
+        return container
+    made = container.copy()
+    fresh.add(id(made))
+    return made

@@ -1,0 +1,624 @@
+"""The one module that opens connections whose address a customer can influence (input URLs, callbacks).
+
+A customer may name any URL, and the workers sit inside the operator's network. Without a guard,
+`http://10.0.0.5/`, the cloud's metadata service or the database's port are one request away (server-side
+request forgery, SSRF).
+
+The guard that counts is in `_GuardedBackend.connect_tcp`: the name is resolved once, every address is
+checked, and the connection goes to a checked address, so a name that changes its answer between the check and
+the connection ("DNS rebinding") gains nothing. `check_url` is the early, literal check without DNS, for the
+moment a request is created; passing it promises nothing about the connection made later.
+
+`settings.OUTBOUND_ALLOW`, a tuple of networks, opens addresses that an operator needs. An operator's own
+NAT64 prefix (RFC 6052 section 2.2) looks like any public network and cannot be recognised here.
+"""
+
+import contextlib
+import functools
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore
+import idna
+from django.conf import settings
+
+from runflow import __version__
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# The contract's limit for URLs in a request (characters).
+_MAX_URL_CHARS = 2048
+# Servers redirect to signed storage URLs that are longer than anything a customer types (characters).
+_MAX_REDIRECT_URL_CHARS = 8192
+_MAX_REDIRECTS = 5
+# For each TCP connection attempt and for the TLS handshake, within the total deadline (seconds).
+_CONNECT_SECONDS = 5.0
+
+_USER_AGENT = f"runflow-batch/{__version__}"
+
+# All of IPv4 that is no ordinary public host: the IANA special-purpose registry (RFC 6890), and more.
+_REFUSED_IPV4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network (RFC 1122); Linux takes 0.0.0.0 for itself
+        "10.0.0.0/8",  # private (RFC 1918)
+        "100.64.0.0/10",  # carrier-grade NAT (RFC 6598); one cloud's metadata service is in it
+        "127.0.0.0/8",  # loopback (RFC 1122)
+        "168.63.129.16/32",  # Azure's host agent: a public number that answers only inside that cloud
+        "169.254.0.0/16",  # link-local (RFC 3927), most clouds' metadata services
+        "172.16.0.0/12",  # private (RFC 1918)
+        "192.0.0.0/24",  # protocol assignments (RFC 6890); another cloud's metadata service
+        "192.0.2.0/24",  # documentation (RFC 5737)
+        "192.88.99.0/24",  # 6to4 relays, withdrawn (RFC 7526)
+        "192.168.0.0/16",  # private (RFC 1918)
+        "198.18.0.0/15",  # benchmarks (RFC 2544)
+        "198.51.100.0/24",  # documentation (RFC 5737)
+        "203.0.113.0/24",  # documentation (RFC 5737)
+        "224.0.0.0/4",  # multicast (RFC 5771)
+        "240.0.0.0/4",  # reserved (RFC 1112), and the broadcast address
+    )
+)
+# IANA gives out public IPv6 addresses from this network only (RFC 4291 section 2.4). Outside it lie ::/8 with
+# the unspecified, the loopback and the IPv4-compatible addresses, 64:ff9b:1::/48 (local NAT64, RFC 8215),
+# 100::/64 (discard, RFC 6666), 5f00::/16 (SRv6, RFC 9602), fc00::/7 (ULA), fe80::/10, fec0::/10 and ff00::/8.
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+_REFUSED_IPV6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments (RFC 2928): Teredo, benchmarks, ORCHID; no web server among them
+        "2001:db8::/32",  # documentation (RFC 3849)
+        "2002::/16",  # 6to4, withdrawn (RFC 7526)
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+)
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+# RFC 3986 appendix B, for URLs that have an authority. Not urllib.parse.urlsplit, which quietly drops
+# characters and whose checks differ between Python versions.
+_URL = re.compile(
+    r"(?P<scheme>[^:/?#]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?", re.DOTALL
+)
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{0,5}))?")
+# Underscores are no part of RFC 1123 names, but container networks use them.
+_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+_RETRYABLE_STATUSES = frozenset({408, 425, 429})
+# Not "there is no such name", but "no answer just now".
+_TEMPORARY_RESOLVER_ERRORS = frozenset({socket.EAI_AGAIN, socket.EAI_MEMORY, socket.EAI_SYSTEM})
+
+
+class OutboundError(Exception):
+    """A request to a customer's URL failed; the message may be shown to the customer.
+
+    Messages name no resolved address and no detail of the inside; the chained exception (`__cause__`) may.
+    """
+
+    def __init__(self, message: str, *, is_retryable: bool = False) -> None:
+        """`is_retryable`: the same request may succeed later."""
+        super().__init__(message)
+        self.is_retryable = is_retryable
+
+
+class AddressRefused(OutboundError):
+    """The guard refused the URL or an address behind it; trying again does not help."""
+
+    def __init__(self, message: str = "The URL's address is not allowed.") -> None:
+        super().__init__(message, is_retryable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A downloaded file."""
+
+    body: bytes
+    mime_type: str
+    """From Content-Type: lower-case, without parameters, "" if the server gave none. A claim, not a fact."""
+    url: str
+    """Where the body came from, after redirects."""
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL whose text alone shows that it must not be called. No DNS, so it is fast and cannot hang.
+
+    Names other than localhost pass; what they resolve to is checked when the connection is made.
+    With OUTBOUND_ALLOW open for 127.0.0.1 or ::1, `localhost` passes here; the connection then needs every
+    address that the machine gives `localhost` to be open.
+
+    Raises:
+        AddressRefused: not an http(s) URL, malformed, with userinfo, or the host is a forbidden address.
+    """
+    _parse(url, max_chars=_MAX_URL_CHARS)
+
+
+def is_allowed_address(ip: Address, allow: Iterable[Network]) -> bool:
+    """Whether a connection to `ip` may be made: it is public, or `allow` has it.
+
+    `ipaddress`' own `is_global` is no guard: on Python 3.11 it is true for the NAT64 and 6to4 forms of
+    127.0.0.1, and for multicast.
+
+    Forms that carry an IPv4 address: the mapped (RFC 4291) and the NAT64 form (RFC 6052) are as good as that
+    address, since that is where a connection goes. IPv4-compatible, 6to4 and Teredo addresses are refused
+    whatever they carry: those mechanisms are withdrawn, and no web server is behind one. `allow` opens each
+    of these by the outer or by the inner address. Local NAT64 (RFC 8215) is opened by its own prefix only, as
+    nothing says where in the address the IPv4 part is.
+    """
+    allow = tuple(allow)
+    embedded = _embedded_ipv4(ip)
+    if _is_within(ip, allow) or (embedded and all(_is_within(inner, allow) for inner in embedded)):
+        return True
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.ipv4_mapped is not None or ip in _NAT64):
+        return all(_is_public(inner) for inner in embedded)
+    return _is_public(ip)
+
+
+def fetch(url: str, *, max_bytes: int, total_timeout: float = 30.0) -> Fetched:
+    """GET a customer's URL, with the guard on every connection.
+
+    Follows up to 5 redirects, each checked like the first URL. Uses no proxy from the environment, as the
+    proxy would make the connection and the check would be void. TLS certificates are verified against the
+    URL's name.
+
+    Args:
+        url: http or https, at most 2048 characters.
+        max_bytes: limit of the body. Bodies come unencoded, so no more than this is read either.
+        total_timeout: seconds for everything: name lookups, redirects, and the body to its last byte.
+
+    Raises:
+        AddressRefused: the URL, a redirect, or an address behind a name is not allowed.
+        OutboundError: anything else that leaves no body. Retryable: timeouts, connection failures, temporary
+            DNS failures, 408, 425, 429 and 5xx.
+    """
+    deadline = _Deadline(total_timeout)
+    target = _parse(url, max_chars=_MAX_URL_CHARS)
+    for _ in range(1 + _MAX_REDIRECTS):
+        # Identity, so that no small compressed body can become a large one (RFC 9110 section 12.5.3).
+        headers = [(b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
+        with _exchange("GET", target, deadline, headers=headers) as response:
+            if response.status not in _REDIRECT_STATUSES:
+                return _read(response, target.url, max_bytes=max_bytes)
+            location = _header(response, b"location")
+        if not location:
+            raise OutboundError("The URL answered with a redirect that names no address.")
+        # Servers send raw spaces and UTF-8, which browsers escape. A relative reference is fine
+        # (RFC 9110 section 10.2.2).
+        reference = urllib.parse.quote(location, safe=_PRINTABLE_ASCII)
+        target = _parse(_join(target.url, reference), max_chars=_MAX_REDIRECT_URL_CHARS)
+    raise OutboundError(f"The URL redirects more than {_MAX_REDIRECTS} times.")
+
+
+# --- Addresses ----------------------------------------------------------------------------------------------
+
+
+def _allowed_networks() -> tuple[Network, ...]:
+    """OUTBOUND_ALLOW, read at each call: settings may not be ready when this module is imported."""
+    return tuple(getattr(settings, "OUTBOUND_ALLOW", ()))
+
+
+def _is_within(ip: Address, networks: Iterable[Network]) -> bool:
+    return any(ip in network for network in networks)
+
+
+def _is_public(ip: Address) -> bool:
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not _is_within(ip, _REFUSED_IPV4)
+    return ip in _PUBLIC_IPV6 and not _is_within(ip, _REFUSED_IPV6)
+
+
+def _embedded_ipv4(ip: Address) -> tuple[ipaddress.IPv4Address, ...]:
+    """The IPv4 addresses that an IPv6 address stands for. Teredo (RFC 4380) has two: server and client."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ()
+    if ip.ipv4_mapped is not None:
+        return (ip.ipv4_mapped,)
+    if ip.sixtofour is not None:
+        return (ip.sixtofour,)
+    if ip.teredo is not None:
+        return ip.teredo
+    # :: and ::1 lie in the compatible network (RFC 4291 section 2.5.5.1) but stand for themselves.
+    if ip in _NAT64 or (ip in _IPV4_COMPATIBLE and int(ip) > 1):
+        return (ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF),)
+    return ()
+
+
+# --- URLs ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A URL that passed the literal check, in the parts a connection needs."""
+
+    url: str
+    scheme: str
+    host: str
+    """ASCII: a lower-case name without a final dot, or an address in canonical spelling without brackets."""
+    port: int
+    path: str
+    """ASCII, with the query."""
+
+    @property
+    def host_header(self) -> str:
+        """RFC 9110 section 7.2: the port only where it is not the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _default_port(self.scheme) else f"{host}:{self.port}"
+
+
+def _default_port(scheme: str) -> int:
+    return 443 if scheme == "https" else 80
+
+
+def _parse(url: str, *, max_chars: int) -> _Target:
+    """Split a URL and do the literal check.
+
+    The only parser here, so that the check and the connection cannot disagree about the host.
+
+    Raises:
+        AddressRefused: see `check_url`.
+    """
+    if len(url) > max_chars:
+        raise AddressRefused(f"The URL is longer than {max_chars} characters.")
+    # Backslashes: some parsers take them for slashes, so `http://a\@b/` would have two hosts.
+    if not url.isprintable() or "\\" in url or " " in url:
+        raise AddressRefused("The URL has a space, a backslash, or a character that cannot be printed.")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise AddressRefused("The URL must be absolute: http://… or https://…")
+    scheme = match["scheme"].lower()
+    if scheme not in {"http", "https"}:
+        raise AddressRefused("The URL must use http or https.")
+    if "@" in match["authority"]:
+        raise AddressRefused("The URL must not contain a user name or a password.")
+    authority = _AUTHORITY.fullmatch(match["authority"])
+    if authority is None:
+        raise AddressRefused("The URL's host or port is not valid.")
+    # "http://host:/" is valid and means the default (RFC 3986 section 3.2.3).
+    port = int(authority["port"] or _default_port(scheme))
+    if not 1 <= port <= 65535:
+        raise AddressRefused("The URL's port must be between 1 and 65535.")
+    host = _canonical_host(authority["host"])
+    _check_host(host)
+    path = urllib.parse.quote((match["path"] or "/") + (match["query"] or ""), safe=_PRINTABLE_ASCII)
+    return _Target(url=url, scheme=scheme, host=host, port=port, path=path)
+
+
+def _canonical_host(host: str) -> str:
+    """The one spelling that is checked, resolved, and sent as Host and SNI.
+
+    Raises:
+        AddressRefused: neither a host name nor an address.
+    """
+    if host.startswith("["):
+        # No zone identifiers: they name an interface of this machine (RFC 6874, withdrawn by RFC 9844).
+        with contextlib.suppress(ValueError):
+            if "%" not in host:
+                return str(ipaddress.IPv6Address(host[1:-1]))
+        raise AddressRefused("The URL's host is not a valid IPv6 address.")
+    if not host.isascii():
+        # Before anything else is looked at: full-width digits and dots become ASCII here (UTS 46).
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as exc:
+            raise AddressRefused("The URL's host is not a valid name.") from exc
+    host = host.lower().removesuffix(".")
+    if _HOST_NAME.fullmatch(host) is None:
+        raise AddressRefused("The URL's host is missing or not a valid name.")
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        return str(_parse_ipv4(host))
+    return host
+
+
+def _parse_ipv4(host: str) -> ipaddress.IPv4Address:
+    """An IPv4 address in any spelling that inet_aton takes: 127.1, 0x7f.1, 0177.0.0.1, 2130706433.
+
+    A host whose last label is a number is always an address and never a name (WHATWG URL, "ends in a
+    number"), so what does not parse is refused rather than handed to a resolver that may think otherwise.
+
+    Raises:
+        AddressRefused: not an address.
+    """
+    refusal = AddressRefused("The URL's host is not a valid IPv4 address.")
+    labels = host.split(".")
+    if len(labels) > 4 or not all(_NUMBER.fullmatch(label) for label in labels):
+        raise refusal
+    try:
+        *leading, last = (_parse_number(label) for label in labels)
+    except ValueError as exc:
+        raise refusal from exc
+    # The last number fills all the bytes that the others leave.
+    if any(number > 255 for number in leading) or last >= 256 ** (4 - len(leading)):
+        raise refusal
+    return ipaddress.IPv4Address(last + sum(number << (24 - 8 * i) for i, number in enumerate(leading)))
+
+
+def _parse_number(label: str) -> int:
+    """Decimal, octal with a leading 0, hexadecimal with 0x. Raises ValueError for an octal 8 or 9."""
+    if label.startswith("0x"):
+        return int(label[2:] or "0", 16)
+    return int(label, 8 if label.startswith("0") else 10)
+
+
+def _check_host(host: str) -> None:
+    """The literal check of a canonical host.
+
+    Raises:
+        AddressRefused: a forbidden address, or a localhost name while loopback is not open.
+    """
+    allow = _allowed_networks()
+    if host == "localhost" or host.endswith(".localhost"):
+        # RFC 6761 section 6.3: these names are loopback, whatever a resolver says.
+        loopback = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+        if not any(is_allowed_address(ip, allow) for ip in loopback):
+            raise AddressRefused
+    elif (ip := _literal(host)) is not None and not is_allowed_address(ip, allow):
+        raise AddressRefused
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a canonical host is, None for a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _join(base: str, reference: str) -> str:
+    try:
+        return urllib.parse.urljoin(base, reference)
+    except ValueError as exc:
+        raise AddressRefused("The URL redirects to an address that is not valid.") from exc
+
+
+# --- Connections --------------------------------------------------------------------------------------------
+
+
+class _Deadline:
+    """A point in time that a whole exchange must not pass, however often a single step makes progress."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def remaining(self, at_most: float = float("inf")) -> float:
+        """Seconds left, more than 0 (a socket timeout of 0 would mean "do not block").
+
+        Raises:
+            TimeoutError: the deadline has passed.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("total deadline passed")
+        return min(left, at_most)
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    """Every address of a name, as text, in the system's order of preference (RFC 6724). Tests replace this.
+
+    Raises:
+        socket.gaierror: the name has no address, or the resolver does not answer.
+    """
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
+
+
+def _resolve_within(host: str, port: int, deadline: _Deadline) -> list[str]:
+    """`_resolve` under the deadline.
+
+    getaddrinfo takes no timeout, so it runs in a thread that can be left behind.
+
+    Raises:
+        OutboundError: the name cannot be resolved.
+        TimeoutError: no answer in time.
+    """
+    answer: Future[list[str]] = Future()
+
+    def resolve() -> None:
+        try:
+            answer.set_result(_resolve(host, port))
+        except BaseException as exc:  # noqa: BLE001 -- raised again in the thread that waits
+            answer.set_exception(exc)
+
+    # A daemon: a lookup that hangs must not hold up the end of the process, as an executor's thread would.
+    threading.Thread(target=resolve, name="outbound-resolve", daemon=True).start()
+    try:
+        return answer.result(timeout=deadline.remaining())
+    except socket.gaierror as exc:
+        is_temporary = exc.errno in _TEMPORARY_RESOLVER_ERRORS
+        raise OutboundError("The URL's host name could not be resolved.", is_retryable=is_temporary) from exc
+
+
+def _checked_addresses(host: str, port: int, deadline: _Deadline) -> Sequence[Address]:
+    """The addresses a connection to `host` may go to; at least one.
+
+    One forbidden address refuses the whole name: which of them answers is chance, and a name that points
+    inside is never an honest one.
+
+    Raises:
+        AddressRefused: at least one address is forbidden.
+        OutboundError: the name cannot be resolved.
+        TimeoutError: no answer in time.
+    """
+    literal = _literal(host)
+    addresses = (
+        [literal]
+        if literal is not None
+        else [ipaddress.ip_address(text) for text in _resolve_within(host, port, deadline)]
+    )
+    allow = _allowed_networks()
+    if not all(is_allowed_address(ip, allow) for ip in addresses):
+        raise AddressRefused
+    if not addresses:
+        raise OutboundError("The URL's host name could not be resolved.")
+    return addresses
+
+
+class _Stream(httpcore.NetworkStream):
+    """A socket whose operations all end at the deadline; httpcore's own timeouts begin anew at each read."""
+
+    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._sock.settimeout(self._deadline.remaining())
+        return self._sock.recv(max_bytes)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        unsent = memoryview(buffer)
+        try:
+            # Not sendall, which over TLS starts its timeout anew with each piece.
+            while unsent:
+                self._sock.settimeout(self._deadline.remaining())
+                unsent = unsent[self._sock.send(unsent) :]
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            # httpcore goes on to read after this one: a server may answer (413) before it has read all.
+            raise httpcore.WriteError(str(exc)) from exc
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        """Raises OSError (ssl.SSLError included); the connection is closed then."""
+        try:
+            # A handshake's timeout is for all of it.
+            self._sock.settimeout(self._deadline.remaining(_CONNECT_SECONDS))
+            encrypted = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+            return _Stream(encrypted, self._deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def get_extra_info(self, info: str) -> Any:
+        """Nothing: httpcore asks for the negotiated protocol, and only HTTP/1.1 is offered."""
+        return None
+
+
+class _GuardedBackend(httpcore.NetworkBackend):
+    """Opens connections to checked addresses only; Host and SNI come from the URL and keep its name."""
+
+    def __init__(self, deadline: _Deadline) -> None:
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first checked address that answers.
+
+        Raises:
+            AddressRefused, OutboundError, TimeoutError: see `_checked_addresses`.
+            OSError: no address answered.
+        """
+        failure = OSError("no address to connect to")
+        for address in _checked_addresses(host, port, self._deadline):
+            seconds = self._deadline.remaining(_CONNECT_SECONDS)
+            try:
+                # Given an address in canonical spelling, this asks no resolver.
+                sock = socket.create_connection((str(address), port), seconds)
+            except OSError as exc:
+                failure = exc
+                continue
+            # Headers and body are two writes; without this the second waits for the first one's receipt.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _Stream(sock, self._deadline)
+        raise failure
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    """Verifies chain and name. Cached, because loading the authorities takes tens of milliseconds."""
+    return httpcore.default_ssl_context()
+
+
+@contextlib.contextmanager
+def _exchange(
+    method: str,
+    target: _Target,
+    deadline: _Deadline,
+    *,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    content: bytes | None = None,
+) -> Iterator[httpcore.Response]:
+    """One request on one connection of its own; follows no redirect and reads no body.
+
+    The connection is closed on leaving, and with it whatever has not been read.
+
+    Raises:
+        OutboundError: also for errors while the body is read inside the `with`.
+    """
+    url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+    own_headers = [
+        (b"Host", target.host_header.encode("ascii")),
+        (b"User-Agent", _USER_AGENT.encode("ascii")),
+        (b"Connection", b"close"),
+    ]
+    try:
+        with (
+            httpcore.HTTPConnection(
+                url.origin,
+                ssl_context=_ssl_context() if target.scheme == "https" else None,
+                network_backend=_GuardedBackend(deadline),
+            ) as connection,
+            connection.stream(method, url, headers=[*own_headers, *headers], content=content) as response,
+        ):
+            yield response
+    except TimeoutError as exc:
+        raise OutboundError("The URL did not answer in time.", is_retryable=True) from exc
+    except ssl.SSLCertVerificationError as exc:
+        raise OutboundError("The URL's TLS certificate could not be verified.") from exc
+    except (OSError, httpcore.NetworkError, httpcore.RemoteProtocolError) as exc:
+        raise OutboundError("The connection to the URL failed.", is_retryable=True) from exc
+
+
+def _read(response: httpcore.Response, url: str, *, max_bytes: int) -> Fetched:
+    """Check the status and read the body.
+
+    Raises:
+        OutboundError: the status is not 2xx, the body is encoded or too large. See `_exchange` for the rest.
+    """
+    if not 200 <= response.status < 300:
+        raise OutboundError(
+            f"The URL answered with status {response.status}.",
+            is_retryable=response.status in _RETRYABLE_STATUSES or response.status >= 500,
+        )
+    if _header(response, b"content-encoding").lower() not in {b"", b"identity"}:
+        raise OutboundError("The URL answered with a compressed body, which is not accepted.")
+    too_large = OutboundError(f"The file at the URL is larger than {max_bytes} bytes.")
+    # h11 has made sure that a Content-Length is a number. Before the body, so that nothing is read in vain.
+    if int(_header(response, b"content-length") or b"0") > max_bytes:
+        raise too_large
+    body = bytearray()
+    for chunk in response.iter_stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    mime_type = _header(response, b"content-type").partition(b";")[0].strip().lower()
+    return Fetched(body=bytes(body), mime_type=mime_type.decode("latin-1"), url=url)
+
+
+def _header(response: httpcore.Response, name: bytes) -> bytes:
+    """The first value of a header, b"" if there is none. `name` in lower case."""
+    return next((value for key, value in response.headers if key.lower() == name), b"")

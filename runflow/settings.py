@@ -1,0 +1,219 @@
+"""All settings, read from the environment once. What each variable means for operators: docs/settings.md.
+
+Loud: outside DEBUG the required ones have no default. Beside a running `make up`, `var/stack.env` supplies what is not set,
+so that `.venv/bin/python manage.py …` talks to the same servers.
+"""
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VAR_DIR = BASE_DIR / "var"
+
+env = environ.Env()
+env.read_env(VAR_DIR / "stack.env")  # never overrides a variable that is set; written by runflow.stack while it runs
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="insecure-for-debugging-only") if DEBUG else env.str("SECRET_KEY")
+DATABASE_URL = env.str("DATABASE_URL")
+REDIS_URL = env.str("REDIS_URL")
+
+# Absolute links (signed output URLs) start with this, whatever Host header a request carries.
+PUBLIC_BASE_URL = env.str("PUBLIC_BASE_URL", default="http://127.0.0.1:8000").rstrip("/")
+_public = urlsplit(PUBLIC_BASE_URL)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_public.hostname or "127.0.0.1"])
+
+# --- Applications ---------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "accounts",
+    "idempotency",
+    "models_registry",
+    "assets",
+    "batches",
+]
+
+MIDDLEWARE = [
+    "runflow.lib.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "runflow.lib.middleware.ErrorEnvelopeMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    # The caller must be known before the idempotency record is looked for (its scope is the organisation).
+    "accounts.middleware.ApiKeyMiddleware",
+    "idempotency.middleware.IdempotencyMiddleware",
+]
+
+ROOT_URLCONF = "runflow.urls"
+WSGI_APPLICATION = "runflow.wsgi.application"
+ASGI_APPLICATION = "runflow.asgi.application"
+APPEND_SLASH = False  # the contract's routes have none, and a redirect would lose a POST body
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- Database -------------------------------------------------------------------------------------------------------
+
+DATABASES = {
+    "default": {
+        **env.db_url_config(DATABASE_URL),
+        # Kept open between requests: a connection costs several times what a small request does.
+        "CONN_MAX_AGE": env.int("CONN_MAX_AGE", default=60),
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+# --- HTTP -----------------------------------------------------------------------------------------------------------
+
+# contract.md section 1: a larger body is 413. A hundred items with data: URIs beyond this belong into assets.
+DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_BODY_LIMIT_BYTES", default=10 * 1024 * 1024)
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.api.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["accounts.api.permissions.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["runflow.lib.api.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["runflow.lib.api.JSONParser"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "runflow.lib.api.AlwaysJSON",
+    "EXCEPTION_HANDLER": "runflow.lib.api.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+_is_https = _public.scheme == "https"
+SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=_is_https)
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _is_https else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=_is_https)
+SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=_is_https)
+SESSION_COOKIE_SECURE = _is_https
+CSRF_COOKIE_SECURE = _is_https
+CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"]
+if env.bool("BEHIND_TLS_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+# The admin's files straight from the packages: no collectstatic step before the first run.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+
+MEDIA_ROOT = Path(env.str("MEDIA_ROOT", default=str(VAR_DIR / "media")))
+S3_BUCKET = env.str("S3_BUCKET", default="")
+STORAGES = {
+    "default": {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": S3_BUCKET,
+            "endpoint_url": env.str("S3_ENDPOINT_URL", default="") or None,
+            "region_name": env.str("S3_REGION", default="") or None,
+            "default_acl": None,
+            "file_overwrite": False,
+        },
+    }
+    if S3_BUCKET
+    else {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": MEDIA_ROOT}},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+# A signed output URL lives this long; a later GET signs anew (contract.md section 4).
+ASSET_URL_LIFETIME = timedelta(seconds=env.int("ASSET_URL_LIFETIME_SECONDS", default=3600))
+# One media input may be this large; the same bound as an uploaded asset (contract.md section 8).
+MEDIA_INPUT_LIMIT_BYTES = env.int("MEDIA_INPUT_LIMIT_BYTES", default=50 * 1024 * 1024)
+
+# --- Outgoing HTTP --------------------------------------------------------------------------------------------------
+
+# Networks that customers' URLs may name although they are not public, e.g. "10.0.0.0/8,127.0.0.1/32".
+OUTBOUND_ALLOW = tuple(ip_network(text) for text in env.list("OUTBOUND_ALLOW", default=[]))
+
+# --- Idempotency ----------------------------------------------------------------------------------------------------
+
+IDEMPOTENCY_RETENTION = timedelta(seconds=env.int("IDEMPOTENCY_RETENTION_SECONDS", default=24 * 3600))
+# How long a twin waits for the first request before it answers 409 (contract.md section 3.2).
+IDEMPOTENCY_WAIT = timedelta(milliseconds=env.int("IDEMPOTENCY_WAIT_MS", default=2000))
+
+# --- Providers ------------------------------------------------------------------------------------------------------
+
+# Adapters by the code that a provider row names. An operator's own is one line more; imported only where runs execute.
+PROVIDER_ADAPTERS = {"local": "providers.local.adapter.LocalAdapter"}
+
+# --- Engine ---------------------------------------------------------------------------------------------------------
+
+# Long enough that a renewal can be missed twice, short enough that a dead worker's runs wait about a minute.
+RUN_LEASE = timedelta(seconds=env.int("RUN_LEASE_SECONDS", default=60))
+RUN_LEASE_RENEWAL = RUN_LEASE / 3
+RUN_MAX_ATTEMPTS = env.int("RUN_MAX_ATTEMPTS", default=5)
+# One execute task works this long, then rings again, so that no task holds a worker and shutdown stays quick.
+EXECUTE_SLICE = timedelta(seconds=env.float("EXECUTE_SLICE_SECONDS", default=5))
+SWEEP_INTERVAL = timedelta(seconds=env.float("SWEEP_INTERVAL_SECONDS", default=5))
+
+# --- Celery ---------------------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "dispatch"
+CELERY_TASK_ROUTES = {
+    "batches.execute": {"queue": "dispatch"},
+    "batches.sweep": {"queue": "maintenance"},
+    "idempotency.purge": {"queue": "maintenance"},
+}
+CELERY_TIMEZONE = "UTC"
+# A doorbell lost with its worker is rung again by the sweep, so a message is done with when it is read.
+CELERY_TASK_ACKS_LATE = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10.0
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# Publishing happens after a commit, in a customer's request: fail fast, the sweep rings again.
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 1.0, "socket_timeout": 10.0}
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "batches.sweep",
+        "schedule": SWEEP_INTERVAL,
+        # A sweep that waited longer than the next one is worth nothing.
+        "options": {"expires": SWEEP_INTERVAL.total_seconds() * 2},
+    },
+    "purge-idempotency": {"task": "idempotency.purge", "schedule": timedelta(minutes=10)},
+}
+
+# --- Logging --------------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "runflow.lib.request_id.RequestIdFilter"}},
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} [{request_id}] {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+}

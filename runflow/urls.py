@@ -1,0 +1,15 @@
+"""All routes. Apps are named by dotted string, so that the project package imports none of them."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from runflow.lib.views import HealthView
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("v1/health", HealthView.as_view(), name="health"),
+    path("v1/", include("batches.api.urls")),
+    path("v1/", include("assets.api.urls")),
+]
+
+handler404 = "runflow.lib.api.not_found_view"
