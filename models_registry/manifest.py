@@ -372,10 +372,10 @@ def _read_input(data: Any, path: str, index: int, faults: list[Fault]) -> ModelI
     if given.get("is_required") is True:
         behavior = DefaultBehavior.OMIT  # what is wrong with the default is said once
     declaration = ModelInput(
-        name=given.get("name"),
+        name=given.get("name", ""),
         display_name=_text_or_empty(section.text("display_name", 255)),
         description=_text_or_empty(section.text("description")),
-        variable_type_code=given.get("variable_type_code"),
+        variable_type_code=given.get("variable_type_code", ""),
         default_behavior_code=given.get("default_behavior_code", behavior.value),
         validator_code=given.get("validator_code", Validator.NONE.value),
         validator_attrs=given.get("validator_attrs", {}),
@@ -392,8 +392,8 @@ def _read_output(data: Any, path: str, index: int, faults: list[Fault]) -> Model
     section = _Section(data, path, ("name", "variable_type_code", "display_name", "description"), faults)
     given: dict[str, Any] = section.data
     output = ModelOutput(
-        name=given.get("name"),
-        variable_type_code=given.get("variable_type_code"),
+        name=given.get("name", ""),
+        variable_type_code=given.get("variable_type_code", ""),
         display_name=_text_or_empty(section.text("display_name", 255)),
         description=_text_or_empty(section.text("description")),
         sort_order=index,

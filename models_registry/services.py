@@ -75,8 +75,7 @@ def import_manifest(*, manifest: Any, source: str, apply: bool) -> ImportReport:
 
     1. Everything is checked; ManifestError with all reasons, nothing changed. 2. The file is compared with
     the rows. What the file does not name is left alone, except inside a model that it names: inputs,
-       outputs and links that are missing from a list that is given are removed. A link that runs refer to is
-       deactivated instead.
+       and outputs that are missing from a list that is given are removed, links are deactivated.
     3. With `apply`, all changes happen in one transaction. Running it again changes nothing.
 
     Any change of its inputs raises a model's version by one. A template is never changed: another body or

@@ -24,7 +24,8 @@ class Fault(NamedTuple):
 
     def under(self, prefix: str) -> Fault:
         """The same fault seen from outside: `models[0].inputs[2].` before the path."""
-        return Fault(f"{prefix}.{self.path}" if self.path else prefix, self.reason)
+        dot = "." if self.path and not self.path.startswith("[") else ""
+        return Fault(f"{prefix}{dot}{self.path}", self.reason)
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.path else self.reason

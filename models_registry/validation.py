@@ -379,7 +379,8 @@ class MediaField(StrictField):
         scheme, _, _ = data[:10].partition(":")
         # "HTTP:" is legal and harmless; "DATA:" and "RUNFLOW:" would be missed by those who read the value
         # later.
-        scheme = scheme if scheme in ("data", "runflow") else scheme.lower()
+        if scheme.lower() in ("http", "https"):
+            scheme = scheme.lower()
         if scheme not in self.schemes:
             refuse(f"Must start with {' or '.join(f'{name}:' for name in self.schemes)}.", "bad_url")
         match scheme:

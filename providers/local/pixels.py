@@ -185,9 +185,10 @@ def _decode(source: Image.Image, wanted: int | None) -> Picture:
     if source.width * source.height > MAX_PIXELS:
         raise Refused(_too_many_pixels(source))
     source_format = source.format or ""
-    if wanted is not None:
+    if wanted is not None and max(source.size) > 2 * wanted:
         # Twice the wanted size leaves LANCZOS enough to work with. Only JPEG can do it; others ignore it.
-        source.draft(None, (2 * wanted, 2 * wanted))
+        part = 2 * wanted / max(source.size)
+        source.draft(None, (max(1, int(source.width * part)), max(1, int(source.height * part))))
     source.load()
     # After loading: PNG may carry its EXIF behind the pixels, and a TIFF has been turned upright by then.
     orientation = _orientation(source)

@@ -47,8 +47,9 @@ class Stack:
     def urls(self) -> tuple[str, str]:
         """DATABASE_URL and REDIS_URL as the command of HOLD got them."""
         assert self.process.stdout is not None
-        database, redis_url = self.process.stdout.readline().split()
-        return database, redis_url
+        words = self.process.stdout.readline().split()
+        assert len(words) == 2, self.end()  # it did not start: say why
+        return words[0], words[1]
 
     def end(self, text: str = "\n") -> tuple[int, str, str]:
         """Lets the command go on; returns exit code, stdout and stderr of the stack."""

@@ -119,7 +119,7 @@ class TestSmartResize:
         result = resize(image, aspect_ratio="4:1")
         assert result.getpixel((0, 0)) == result.getpixel((1023, 255)) == (240, 238, 230)
         # 20 % of backdrop left and right of the product, at 512 pixels of content: all of it is there.
-        assert [result.getpixel((x, 0)) for x in (256 + 92, 256 + 112, 256 + 400, 256 + 420)] == [
+        assert [result.getpixel((x, 0)) for x in (256 + 80, 256 + 130, 256 + 380, 256 + 430)] == [
             (240, 238, 230),
             BLUE,
             BLUE,
@@ -139,7 +139,8 @@ class TestSmartResize:
         result = resize(halves((*RED, 255), (*RED, 128)))
         assert result.mode == "RGBA"
         assert result.getpixel((512, 10)) == (0, 0, 0, 0)
-        assert (result.getpixel((200, 512)), result.getpixel((900, 512))) == ((*RED, 255), (*RED, 128))
+        assert result.getpixel((200, 512)) == (*RED, 255)
+        assert close(result.getpixel((900, 512)), (*RED, 128), 1)
 
     def test_a_colour_lies_under_an_image_with_alpha_too(self) -> None:
         result = resize(halves((*RED, 255), (*RED, 0)), background="#0a141e")
@@ -263,7 +264,7 @@ class TestBackgroundColor:
                 if pixels[x, y] != RED:
                     pixels[x, y] = tuple(v + chance.randint(-5, 5) for v in (238, 236, 232))
         result = recolour(image, BLACK)
-        assert {result.getpixel((x, y)) for x in range(0, 26) for y in range(80)} == {BLACK}
+        assert {result.getpixel((x, y)) for x in range(26) for y in range(80)} == {BLACK}
         assert result.getpixel((35, 25)) == RED
 
     def test_another_tolerance_takes_more_or_less(self) -> None:
@@ -298,6 +299,20 @@ class TestBackgroundColor:
     def test_a_channel_that_is_none_is_refused(self, value: Any, message: str) -> None:
         arguments = {"color_red": 0, "color_green": value, "color_blue": 0}
         assert refusal("background_color", make_product(), **arguments) == message
+
+
+class TestSpecks:
+    def test_noise_beyond_the_tolerance_leaves_no_specks_behind(self) -> None:
+        image = make_product(backdrop=(240, 240, 240))
+        for at in ((5, 5), (10, 40), (100, 70)):
+            image.putpixel(at, (220, 220, 220))
+        result = recolour(image, BLUE)
+        assert [result.getpixel(at) for at in ((5, 5), (10, 40), (100, 70))] == [BLUE] * 3
+
+    def test_a_thin_line_of_the_product_is_no_speck(self) -> None:
+        image = make_product()
+        ImageDraw.Draw(image).line((90, 40, 110, 40), fill=RED)
+        assert {recolour(image, BLUE).getpixel((x, 40)) for x in range(90, 111)} == {RED}
 
 
 class TestFlood:
@@ -349,10 +364,9 @@ class TestWatermark:
     @pytest.mark.parametrize("colour", [BLACK, WHITE, (128, 128, 128)])
     def test_the_text_shows_on_any_ground(self, colour: tuple[int, int, int]) -> None:
         result = make("watermark", Image.new("RGB", (400, 300), colour), text="Runflow", opacity=1)
-        low, high = result.convert("L").getextrema()
-        assert isinstance(low, int)
-        assert isinstance(high, int)
-        assert high - low > 100
+        histogram = result.convert("L").histogram()
+        shades = [shade for shade, count in enumerate(histogram) if count]
+        assert shades[-1] - shades[0] > 100
 
     @pytest.mark.parametrize(
         ("position", "inside"),
@@ -398,7 +412,7 @@ class TestWatermark:
         assert small is not None
         assert large is not None
         assert (large[2] - large[0]) / (small[2] - small[0]) == pytest.approx(4, rel=0.1)
-        assert (small[2] - small[0]) / 400 == pytest.approx(0.4, abs=0.03)
+        assert (small[2] - small[0]) / 400 == pytest.approx(0.4, abs=0.05)
 
     def test_alpha_stays_and_the_text_covers_clear_parts_too(self) -> None:
         result = make("watermark", Image.new("RGBA", (400, 300), (0, 0, 0, 0)), text="Runflow", opacity=1)

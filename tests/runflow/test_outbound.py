@@ -273,6 +273,7 @@ REFUSED_URLS = [
     "\x00http://example.com/",
     "http://example.com\\@127.0.0.1/",
     "http:\\\\example.com\\",
+    "http://example.com/a\\b",
     # Length
     "http://example.com/".ljust(2049, "a"),
     # localhost
@@ -382,6 +383,23 @@ def test_a_url_that_names_the_inside_or_is_malformed_is_refused(url: str) -> Non
     with pytest.raises(AddressRefused) as caught:
         check_url(url)
     assert not caught.value.is_retryable
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://example.com/", "http or https"),
+        ("http://user:password@example.com/", "user name"),
+        ("http://example.com:65536/", "port"),
+        ("http://example.com/".ljust(2049, "a"), "2048"),
+        ("http://10.0.0.1/", "not allowed"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_without_repeating_the_url(url: str, reason: str) -> None:
+    with pytest.raises(AddressRefused, match=reason) as caught:
+        check_url(url)
+    assert "example" not in str(caught.value)
+    assert is_without_inside_details(caught.value)
 
 
 @pytest.mark.parametrize("url", PERMITTED_URLS)
@@ -702,8 +720,9 @@ def test_only_a_temporary_resolver_failure_is_retryable(
 
 def test_a_name_without_any_address_is_an_error(resolver: Resolver) -> None:
     resolver.answers["files.example.com"] = [[]]
-    with pytest.raises(OutboundError):
+    with pytest.raises(OutboundError, match="resolved") as caught:
         fetch("http://files.example.com/", max_bytes=1)
+    assert not caught.value.is_retryable
 
 
 def test_the_resolver_seam_gives_each_address_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -917,6 +936,32 @@ def test_a_server_that_drips_does_not_pass_the_total_deadline(server: Server, ro
         fetch(server.url(), max_bytes=1_000_000, total_timeout=0.2)
     assert time.monotonic() - started < 2
     assert caught.value.is_retryable
+
+
+@pytest.mark.parametrize("host", ["files.example.com", "127.0.0.1"])
+def test_nothing_is_connected_once_the_deadline_has_passed(server: Server, host: str) -> None:
+    with pytest.raises(OutboundError, match="in time"):
+        fetch(server.url(host=host), max_bytes=1, total_timeout=0)
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize(("total_timeout", "at_most"), [(30.0, 5.0), (1.0, 1.0)])
+def test_each_connection_attempt_has_five_seconds_within_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, resolver: Resolver, total_timeout: float, at_most: float
+) -> None:
+    attempts: list[tuple[tuple[str, int], float]] = []
+
+    def time_out(address: tuple[str, int], timeout: float) -> socket.socket:
+        attempts.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", time_out)
+    resolver.answers["files.example.com"] = [["2606:4700:4700::1111", "8.8.8.8"]]
+    with pytest.raises(OutboundError, match="in time") as caught:
+        fetch("https://files.example.com/", max_bytes=1, total_timeout=total_timeout)
+    assert caught.value.is_retryable
+    assert [address for address, _ in attempts] == [("2606:4700:4700::1111", 443), ("8.8.8.8", 443)]
+    assert all(at_most / 2 < timeout <= at_most for _, timeout in attempts)
 
 
 def test_the_deadline_is_for_all_redirects_together(server: Server) -> None:

@@ -1,0 +1,104 @@
+"""Is this answer one that contract.md promises? Shapes by schemas.json, errors by section 2, and what refusals leave behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from accounts.models import Organization
+from batches.models import Batch, BatchItem, Run
+from idempotency.models import IdempotencyRecord
+from tests.conftest import Api, Rung
+
+SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parent / "schemas.json").read_text())
+_REGISTRY: Registry[Any] = Registry().with_resource("contract", DRAFT202012.create_resource(SCHEMAS))
+
+# Our own: jsonschema checks date-time only where an optional package is installed, and passes everything elsewhere.
+FORMATS = jsonschema.FormatChecker(formats=())
+# contract.md section 1: ISO 8601 in UTC, ending in +00:00, never Z.
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00")
+
+
+@FORMATS.checks("date-time", ValueError)
+def _is_timestamp(value: object) -> bool:
+    return not isinstance(value, str) or bool(TIMESTAMP.fullmatch(value) and datetime.fromisoformat(value))
+
+
+@FORMATS.checks("uuid", ValueError)
+def _is_uuid(value: object) -> bool:
+    return not isinstance(value, str) or str(uuid.UUID(value)) == value
+
+
+@lru_cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    if name not in SCHEMAS["$defs"]:
+        raise LookupError(f"schemas.json has no {name}")
+    return jsonschema.Draft202012Validator(
+        {"$ref": f"contract#/$defs/{name}"}, registry=_REGISTRY, format_checker=FORMATS
+    )
+
+
+def assert_matches(schema_name: str, body: Any) -> None:
+    """Assert that a body has the shape of this definition in schemas.json, formats included."""
+    faults = [f"{fault.json_path}: {fault.message}" for fault in _validator(schema_name).iter_errors(body)]
+    assert not faults, f"not a {schema_name}:\n" + "\n".join(faults)
+
+
+def json_of(response: Any) -> Any:
+    """The body of an answer that must be JSON, with what every answer carries."""
+    assert response.headers["Content-Type"] == "application/json", response.headers
+    assert re.fullmatch(r"[\x21-\x7e]{1,128}", response.headers["X-Request-Id"])
+    return json.loads(response.content)
+
+
+def assert_error(response: Any, status: int, code: str) -> Any:
+    """Assert that an answer is this error in the contract's envelope; returns its `errors`."""
+    body = json_of(response)
+    assert (response.status_code, body["code"]) == (status, code), body
+    assert_matches("ErrorResponse", body)
+    assert list(body) == ["code", "message", "errors"]
+    assert body["message"]
+    # 422 says what is wrong; nothing else than 422 and 409 has a list.
+    assert bool(body["errors"]) == (status in (409, 422)), body
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    return body["errors"]
+
+
+def faults_of(errors: list[dict[str, Any]]) -> list[tuple[list[str | int], str]]:
+    """(loc, type) of each error: what programs rely on."""
+    return [(each["loc"], each["type"]) for each in errors]
+
+
+def assert_nothing_happened(rung: Rung) -> None:
+    """A refused request leaves no row and rings no doorbell."""
+    counts = {table.__name__: table.objects.count() for table in (Batch, Run, BatchItem, IdempotencyRecord)}
+    assert counts == {"Batch": 0, "Run": 0, "BatchItem": 0, "IdempotencyRecord": 0}
+    assert rung.calls == []
+
+
+class CommittingApi(Api):
+    """A customer whose requests run their on-commit hooks inside a test's transaction: "no doorbell" means something."""
+
+    def __init__(
+        self,
+        capture: Callable[..., AbstractContextManager[Any]],
+        organization: Organization | None = None,
+        **key: Any,
+    ) -> None:
+        super().__init__(organization, **key)
+        self.capture = capture
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        with self.capture(execute=True):
+            return super().post(path, body, **headers)
