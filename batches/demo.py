@@ -95,16 +95,14 @@ class Demo:
         self._step("What became of the pictures")
         done = self._items(self.batch_id)
         self._show_items(batch, done)
-        self._say(f"[dim]{batch['duration_ms'] / 1000:.1f} s from the first one's start to the last one's end[/]")
         _check_items(done)
+        self._say(f"[dim]{batch['duration_ms'] / 1000:.1f} s from the first one's start to the last one's end[/]")
 
         self._step("The outputs as inputs: a contact sheet")
         outputs = [item["output"]["outputs"][0] for item in done]
         sheet = self._make_sheet(outputs, captions=[path.stem for path in images])
         self._save(outputs, sheet, images)
-        self.console.print(
-            f"\n[green]Everything as promised[/], in {time.monotonic() - started:.1f} s."
-        )
+        self.console.print(f"\n[green]Everything as promised[/], in {time.monotonic() - started:.1f} s.")
 
     def show_how_to_go_on(self) -> None:
         """Commands for another terminal, to be copied as they stand: with the key itself."""

@@ -26,7 +26,16 @@ from batches.lifecycle import ClaimedRun
 from batches.media import fetcher_for
 from models_registry.models import Provider, ProviderStatus, Template
 from models_registry.templates import render
-from providers.base import Finished, Job, Outcome, ProviderConfig, Rejected, SyncAdapter, Unavailable
+from providers.base import (
+    AdapterConfigError,
+    Finished,
+    Job,
+    Outcome,
+    ProviderConfig,
+    Rejected,
+    SyncAdapter,
+    Unavailable,
+)
 from runflow.lib.doorbell import ring
 
 logger = logging.getLogger(__name__)
@@ -45,7 +54,12 @@ def execute(*, provider_id: UUID) -> int:
     provider = Provider.objects.filter(pk=provider_id, status_code=ProviderStatus.ACTIVE).first()
     if provider is None:
         return 0
-    adapter = build_adapter(provider)
+    try:
+        adapter = build_adapter(provider)
+    except (AdapterConfigError, ImportError):
+        # Its runs stay queued until an operator has mended the row; failing them would punish the customers.
+        logger.exception("Provider %s cannot be used", provider.code)
+        return 0
     until = time.monotonic() + settings.EXECUTE_SLICE.total_seconds()
     settled = 0
     while runs := lifecycle.claim_runs(provider_id=provider_id, limit=provider.claim_size):

@@ -19,7 +19,16 @@ from batches import sql
 from batches.engine import EXECUTE_TASK, MOST_DOORBELLS
 from batches.models import Batch, BatchStatus, RunStatus, Source
 from models_registry.catalogue import Target
-from models_registry.validation import ItemInput, cap_errors, is_storable, json_fault, shown, validate_items
+from models_registry.validation import (
+    MAX_ERRORS,
+    ErrorList,
+    ItemInput,
+    cap_errors,
+    is_storable,
+    json_fault,
+    shown,
+    validate_items,
+)
 from runflow.lib import errors, outbound
 from runflow.lib.doorbell import ring_after_commit
 from runflow.lib.errors import ErrorItem
@@ -28,8 +37,6 @@ from runflow.lib.ids import uuid7
 MAX_ITEMS = 100  # contract.md section 3.1
 MAX_METADATA_BYTES = 16 * 1024
 MAX_CALLBACK_URL = 2048
-# How many unknown members are named one by one; a body of megabytes can hold a million of them.
-MAX_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,10 @@ def check_batch_request(*, target: Target, body: Mapping[str, Any]) -> BatchRequ
 
     Raises ValidationFailed with all faults of all items at once.
     """
-    own: list[ErrorItem] = []
     unknown = [name for name in body if name not in ("input", "metadata", "callback_url")]
-    own += [_fault("unknown_input", "There is no such member.", shown(name)) for name in unknown[:MAX_NAMED]]
+    own = ErrorList(_fault("unknown_input", "There is no such member.", shown(name)) for name in unknown[:MAX_ERRORS])
+    # Counted, not made: a body of megabytes can hold a million of them.
+    own.left_out = max(0, len(unknown) - MAX_ERRORS)
     metadata, callback_url, items = body.get("metadata"), body.get("callback_url"), body.get("input")
     own += _metadata_faults(metadata)
     own += _callback_url_faults(callback_url)

@@ -348,7 +348,10 @@ def _read_price(section: _Section) -> Decimal | Missing:
     value = section.data.get("price", MISSING)
     if value is MISSING:
         return MISSING
-    text = value if isinstance(value, str) else "" if isinstance(value, bool) else repr(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        text = f"{Decimal(repr(value)):f}"
+    else:
+        text = value if isinstance(value, str) else ""
     if not PRICE.fullmatch(text):
         section.fault("price", 'must be a decimal number of at least 0, like "0.55"')
         return MISSING

@@ -162,7 +162,7 @@ class _Plan:
             if spec.links is None and stored:
                 # The links stay: what they bind must still be declared.
                 for kept in stored.links.all():
-                    if kept.template:
+                    if kept.is_active and kept.template:
                         for fault in check_bindings(kept.template.body, kept.template.bindings, names, required):
                             self._fault(
                                 f"{spec.path}.inputs", f"{kept.template} of the link to {kept.provider}: {fault}"

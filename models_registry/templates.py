@@ -129,44 +129,37 @@ def check_bindings(
 
 
 def render(body: Any, bindings: list[dict[str, str]], values: Mapping[str, Any]) -> Any:
-    """Put the values at their targets and return the new body; the given one stays as it is.
+    """Put the values at their targets and return the new body.
 
-    An input that `values` does not have leaves the template's own value; None puts null. Types are kept,
-    nothing is turned into text. Only the containers on the way to a target are copied (a graph of a thousand
-    nodes is rendered a hundred times per batch): the rest is shared with `body`, so treat the result as
-    read-only.
+    An input that `values` does not have leaves the template's own value; None puts null. Types are kept, nothing is
+    turned into text. The result shares nothing that can be changed with what was given: a function that works on its
+    arguments in place must not change the template of the next run.
 
     Raises TemplateError when a target is not in the body; a template that passed check_bindings never does.
     """
-    result = body
-    fresh: set[int] = set()  # ids of containers made here; they live as long as `result`, so an id is never reused
+    result = _copied(body)
     for binding in bindings:
         if binding["input"] not in values:
             continue
-        value = values[binding["input"]]
+        value = _copied(values[binding["input"]])
         tokens = parse_pointer(binding["target"])
         if not tokens:
             result = value
             continue
-        if id(result) not in fresh:
-            result = _copied(result, fresh)
         container = result
         try:
             for token in tokens[:-1]:
-                key = _step(container, token)
-                if id(container[key]) not in fresh:
-                    container[key] = _copied(container[key], fresh)
-                container = container[key]
+                container = container[_step(container, token)]
             container[_step(container, tokens[-1])] = value
         except LookupError as error:
             raise TemplateError(f"{binding['target']!r} is not in the template's body: {error.args[0]}") from error
     return result
 
 
-def _copied(container: Any, fresh: set[int]) -> Any:
-    """A shallow copy, remembered as ours to change."""
-    if not isinstance(container, dict | list):
-        return container
-    made = container.copy()
-    fresh.add(id(made))
-    return made
+def _copied(value: Any) -> Any:
+    """deepcopy for JSON values, at less than half its cost: there are no cycles to remember and no classes to ask."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_copied(inner) for inner in value]
+    return value

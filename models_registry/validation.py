@@ -332,11 +332,11 @@ class ArrayField(StrictField):
         if not isinstance(data, list):
             refuse("Must be an array.", "wrong_type")
         if self.max_items is not None and len(data) > self.max_items:
-            refuse(f"Must have at most {self.max_items} elements.", "too_long")
+            refuse(f"Must have at most {self.max_items} element(s).", "too_long")
         # Also before typed elements are looked at: it bounds the depth of arrays in arrays.
         details: list[FaultDetail] = []
         if self.min_items is not None and len(data) < self.min_items:
-            details.append(FaultDetail(f"Must have at least {self.min_items} elements.", "too_short"))
+            details.append(FaultDetail(f"Must have at least {self.min_items} element(s).", "too_short"))
         if self.child is None:
             if fault := json_fault(data):
                 details.append(fault)
@@ -483,9 +483,9 @@ class Length:
 
     def __call__(self, value: str) -> None:
         if self.min is not None and len(value) < self.min:
-            refuse(f"Must have at least {self.min} characters.", "too_short")
+            refuse(f"Must have at least {self.min} character(s).", "too_short")
         if self.max is not None and len(value) > self.max:
-            refuse(f"Must have at most {self.max} characters.", "too_long")
+            refuse(f"Must have at most {self.max} character(s).", "too_long")
 
 
 class Pattern:

@@ -99,6 +99,10 @@ class SyncAdapter(Protocol):
         ...
 
 
+class AdapterConfigError(ValueError):
+    """A provider's configuration cannot be used. `str()` of it is written for operators, not for customers."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderConfig:
     """What an adapter is built from: the provider row, without the row."""

@@ -51,6 +51,8 @@ STOP_WEB = ((signal.SIGTERM, 15.0),)
 STOP_CELERY = ((signal.SIGTERM, 15.0), (signal.SIGQUIT, 5.0))  # finish the running task, then drop it
 STOP_COMMAND = ((signal.SIGTERM, 20.0),)
 KEEPER_SECONDS = 15.0
+STRAY_SECONDS = 5.0
+MARK = "RUNFLOW_STACK_MARK"
 
 Check = Callable[[], None]
 Stops = Sequence[tuple[signal.Signals, float]]
@@ -229,12 +231,15 @@ def keep() -> int:
         signal.signal(signum, signal.SIG_IGN)
     processes: dict[int, tuple[int, bool]] = {}
     paths: list[str] = []
+    mark = ""
     for line in sys.stdin:
         verb, *words = line.rstrip("\n").split("\t")
         if verb == "process":
             processes[int(words[0])] = int(words[1]), words[2] == "True"
         elif verb == "forget":
             processes.pop(int(words[0]), None)
+        elif verb == "mark":
+            mark = words[0]
         elif verb == "path":
             paths.append(words[0])
         elif verb == "done":
@@ -247,9 +252,37 @@ def keep() -> int:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, processes)), KEEPER_SECONDS)
+    stop_marked(mark)
     for path in paths:
         _remove(Path(path))
     return 0
+
+
+def _marked(mark: str) -> list[int]:
+    wanted = f"\0{MARK}={mark}\0".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+            if wanted in b"\0" + (entry / "environ").read_bytes() and is_alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def stop_marked(mark: str) -> int:
+    """Stops what carries this mark in its environment; returns how many processes that were.
+
+    A command's children that lead sessions of their own (a test suite's servers, when the suite is killed before
+    it can stop them) are in no group we know and have no parent left: the environment is what still tells.
+    Linux only; elsewhere it finds none.
+    """
+    found = _marked(mark) if mark else []
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _marked(mark) if found else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+        if not found or wait_until(lambda: not _marked(mark), STRAY_SECONDS):
+            break
+    return len(found)
 
 
 def _remove(path: Path) -> None:
@@ -931,6 +964,9 @@ def run_command(held: Session, argv: Sequence[str], env: Mapping[str, str], chec
     When we are asked to stop, it gets the same signal, and its own answer to that is the result.
     Raises StackError when it cannot be executed, and what `check` raises otherwise.
     """
+    mark = secrets.token_hex(8)
+    held.keeper.tell("mark", mark)
+    env = {**env, MARK: mark}
     child = held.start(
         "command", argv, env=env, stops=STOP_COMMAND, log=False, whole_group=True, cwd=Path.cwd(), stdin=None
     )
@@ -941,6 +977,8 @@ def run_command(held: Session, argv: Sequence[str], env: Mapping[str, str], chec
         asked = interrupted.signum
     finally:
         held.stop(child, first=asked)
+        if strays := stop_marked(mark):
+            say(f"stopped {strays} processes that the command had left behind")
     return _exit_code(child.process.returncode)
 
 

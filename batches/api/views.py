@@ -40,7 +40,8 @@ class ModelBatchesView(ApiView):
     def post(self, request: Request, owner: str, slug: str) -> Response:
         caller = caller_of(request)
         target = batch_target(owner=owner, slug=slug, organization=caller.organization)
-        if not isinstance(request.data, dict):
+        # No stream: no body at all, which DRF would take for an empty object.
+        if request.stream is None or not isinstance(request.data, dict):
             raise errors.BadRequest("The body must be a JSON object.")
         checked = check_batch_request(target=target, body=request.data)
         if is_true(request.query_params.get("validate_only")):

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from providers.base import Artifact, FetchError, Finished, Job, Outcome, ProviderConfig, Rejected, Unavailable
+from providers.base import (
+    AdapterConfigError,
+    Artifact,
+    FetchError,
+    Finished,
+    Job,
+    Outcome,
+    ProviderConfig,
+    Rejected,
+    Unavailable,
+)
 from providers.local.functions import (
     LOCAL_FUNCTION_MODULES,
     Context,
@@ -18,7 +28,6 @@ from providers.local.functions import (
     TryLater,
     functions_in,
 )
-from providers.registry import AdapterConfigError
 
 logger = logging.getLogger(__name__)
 

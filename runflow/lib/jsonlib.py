@@ -10,15 +10,19 @@ from typing import Any
 import orjson
 
 
+class NotJSON(ValueError):
+    """`str()` is written for the customer."""
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"number out of range: {text[:40]}")
+        raise NotJSON(f"number out of range: {text[:40]}")
     return number
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
+    raise NotJSON(f"{text} is not JSON")
 
 
 def loads(body: bytes) -> Any:
@@ -32,7 +36,13 @@ def loads(body: bytes) -> Any:
     try:
         return json.loads(body, parse_float=_finite, parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise NotJSON("nested too deeply") from None
+    except UnicodeDecodeError as exc:
+        raise NotJSON(f"not UTF-8 at byte {exc.start}") from None
+    except (NotJSON, json.JSONDecodeError):
+        raise
+    except ValueError:  # the interpreter's, whose words are for its programmers
+        raise NotJSON("an integer has too many digits") from None
 
 
 def dumps(value: object) -> bytes:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import transaction
+from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from batches.models import Batch, BatchItem, Run
 from models_registry.models import Model, ModelStatus, ProviderLink
+from tests.conftest import Api, Rung
 from tests.contract.checks import (
     CommittingApi,
     assert_error,
@@ -21,7 +21,6 @@ from tests.contract.checks import (
     faults_of,
     json_of,
 )
-from tests.conftest import Api, Rung
 from tests.factories import make_model, make_organization, make_provider
 
 # One input of each kind that can be wrong in its own way.
@@ -46,7 +45,7 @@ INPUTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def api(db: None, django_capture_on_commit_callbacks: Callable[..., AbstractContextManager[Any]]) -> CommittingApi:
+def api(db: None, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks) -> CommittingApi:
     return CommittingApi(django_capture_on_commit_callbacks)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+from pytest_django import DjangoCaptureOnCommitCallbacks
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
@@ -92,7 +91,7 @@ class CommittingApi(Api):
 
     def __init__(
         self,
-        capture: Callable[..., AbstractContextManager[Any]],
+        capture: DjangoCaptureOnCommitCallbacks,
         organization: Organization | None = None,
         **key: Any,
     ) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,17 +98,20 @@ def answers(database: str, redis_url: str) -> bool:
 
 
 @pytest.fixture
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkout's directory; whatever a failed test leaves running in it is killed."""
-    path = tmp_path_factory.mktemp("checkout").resolve()
-    # pytest's directories are mode 700; the account that PostgreSQL runs as, under root, must get through.
-    for directory in (path, path.parent, path.parent.parent):
-        if directory.name.startswith(("pytest-", "checkout")):
-            directory.chmod(0o711)
-    yield path
-    for pid in processes_in(path):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def root() -> Iterator[Path]:
+    """A checkout's directory; whatever a failed test leaves running in it is killed.
+
+    Not pytest's tmp_path: every pytest that starts on this machine closes that again (mode 700) for the account
+    which PostgreSQL runs as when we are root.
+    """
+    with tempfile.TemporaryDirectory(prefix="runflow-test-") as name:
+        path = Path(name).resolve()
+        path.chmod(0o711)
+        yield path
+        for pid in processes_in(path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: not processes_in(path))
 
 
 def test_run_provides_both_servers_passes_the_exit_code_on_and_leaves_nothing(root: Path) -> None:
@@ -135,7 +139,8 @@ def test_command_that_does_not_exist_is_said_to_be_missing(root: Path) -> None:
 
 
 def test_sigterm_reaches_the_command_and_everything_is_stopped(root: Path) -> None:
-    run = Stack(root, "run", "--scratch", "--", "sh", "-c", HOLD, DATABASE_URL="postgres://db.example/x")
+    escaped = f"setsid sh -c 'cd {root}; sleep 600' & {HOLD}"
+    run = Stack(root, "run", "--scratch", "--", "sh", "-c", escaped, DATABASE_URL="postgres://db.example/x")
     run.urls()
     run.process.terminate()
     assert run.process.wait(timeout=60) == 128 + signal.SIGTERM
@@ -167,8 +172,8 @@ except KeyboardInterrupt:
 
 
 def test_kill_9_of_the_stack_ends_everything_too(root: Path) -> None:
-    # With a grandchild in the background that ignores the polite signal: the hardest to catch.
-    stubborn = f"sh -c 'trap \"\" TERM; cd {root}; sleep 600' & {HOLD}"
+    # With a grandchild that went into a session of its own: the hardest to find.
+    stubborn = f"setsid sh -c 'cd {root}; sleep 600' & {HOLD}"
     run = Stack(root, "run", "--scratch", "--", "sh", "-c", stubborn)
     run.urls()
     run.process.kill()

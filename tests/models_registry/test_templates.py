@@ -81,11 +81,14 @@ def test_the_whole_body_can_be_the_target() -> None:
     assert render({}, bind(("x", "")), {"x": [1]}) == [1]
 
 
-def test_values_are_not_changed_by_a_render_that_shares_them() -> None:
-    value = {"k": 1}
-    made = render({"a": 1, "b": 2}, bind(("x", "/a"), ("y", "/b")), {"x": value, "y": value})
-    assert made == {"a": {"k": 1}, "b": {"k": 1}}
-    assert value == {"k": 1}
+def test_the_result_shares_nothing_with_template_and_values() -> None:
+    body, value = {"a": 1, "b": 2, "own": [{"k": 1}]}, {"k": [1]}
+    made = render(body, bind(("x", "/a"), ("x", "/b")), {"x": value})
+    assert made == {"a": {"k": [1]}, "b": {"k": [1]}, "own": [{"k": 1}]}
+    made["a"]["k"].append(2)
+    made["own"][0]["k"] = 2
+    assert made["b"] == {"k": [1]}
+    assert (body, value) == ({"a": 1, "b": 2, "own": [{"k": 1}]}, {"k": [1]})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import uuid
@@ -118,7 +119,7 @@ def test_all_faults_of_all_items_are_reported() -> None:
         {"loc": ["body", "input", 0, "prompt"], "msg": "This input is required.", "type": "missing"},
         {
             "loc": ["body", "input", 0, "image_urls"],
-            "msg": "Must have at most 3 elements.",
+            "msg": "Must have at most 3 element(s).",
             "type": "too_long",
         },
         {"loc": ["body", "input", 0, "num_images"], "msg": "Must be at most 4.", "type": "out_of_range"},
@@ -128,7 +129,7 @@ def test_all_faults_of_all_items_are_reported() -> None:
         {"loc": ["body", "input", 3, "client_ref"], "msg": "Must be a string.", "type": "wrong_type"},
         {
             "loc": ["body", "input", 3, "image_urls"],
-            "msg": "Must have at least 1 elements.",
+            "msg": "Must have at least 1 element(s).",
             "type": "too_short",
         },
         {
@@ -229,6 +230,7 @@ def test_it_is_a_serializer_like_any_other() -> None:
 # --- Types ----------------------------------------------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")
+EACH_TYPE: list[Any] = ["1", True, False, [], {}]
 HUGE = 10**5000  # more digits than Python turns into text
 
 
@@ -242,7 +244,7 @@ def test_no_strings(value: Any) -> None:
     assert check(value) == refused("wrong_type")
 
 
-@pytest.mark.parametrize("value", ["\0", "a\0b", "\ud800", "a\udfff", "\ud83d"])
+@pytest.mark.parametrize("value", ["\0", "a\0b", "\ud800", "a\udfff", "\ud83d\ud83d"])
 @pytest.mark.parametrize("type_code", ["string", "image", "json", "array"])
 def test_what_postgresql_cannot_store(value: str, type_code: str) -> None:
     if type_code == "array":
@@ -264,7 +266,8 @@ def test_integers(value: Any, accepted: int) -> None:
 @pytest.mark.parametrize(
     ("value", "code"),
     [
-        *((value, "wrong_type") for value in ("1", True, False, 1.5, NAN, INF, -INF, [], {})),
+        *((value, "wrong_type") for value in EACH_TYPE),
+        *((value, "wrong_type") for value in (1.5, NAN, INF, -INF)),
         *((value, "out_of_range") for value in (2**63, -(2**63) - 1, 1e19, 1e300)),
         pytest.param(HUGE, "out_of_range", id="huge"),
     ],
@@ -282,7 +285,8 @@ def test_numbers(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "code"),
     [
-        *((value, "wrong_type") for value in ("1", True, False, NAN, INF, -INF, [], {})),
+        *((value, "wrong_type") for value in EACH_TYPE),
+        *((value, "wrong_type") for value in (NAN, INF, -INF)),
         *((value, "out_of_range") for value in (2**63, 1e19, -1e300)),
         pytest.param(HUGE, "out_of_range", id="huge"),
     ],
@@ -550,20 +554,12 @@ def test_schema_messages_quote_no_megabytes() -> None:
 def test_a_schema_that_needs_too_much_stack_is_a_fault_not_a_crash() -> None:
     value = nested(30, lambda value: {"id": 1, "children": [value]} if value != 1 else {"id": 1})
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(len(_frames()) + 120)
+    sys.setrecursionlimit(len(inspect.stack(0)) + 120)
     try:
         result = check(value, "json", **rule("json_schema", schema=TREE))
     finally:
         sys.setrecursionlimit(limit)
     assert result == refused("schema_mismatch")
-
-
-def _frames() -> list[Any]:
-    frames, frame = [], sys._getframe()
-    while frame:
-        frames.append(frame)
-        frame = frame.f_back  # type: ignore[assignment]
-    return frames
 
 
 # --- Bounds of the answer -------------------------------------------------------------------------------------------
@@ -713,9 +709,9 @@ ITEMS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(declarations(), ITEMS)
-@example([declare("a", "json")], [{"a": nested(3000, lambda value: [value])}])
+@example([declare("a", "json")], [{"a": nested(100, lambda value: [value])}])
 @example([declare("a", "number", **rule("range", step=0.1))], [{"a": 9.2e18}, {"a": 5e-324}])
 def test_whatever_comes_is_either_refused_or_can_be_stored(inputs: list[ModelInput], items: list[Any]) -> None:
     serializer_class = compile_serializer(inputs)
@@ -741,7 +737,7 @@ def test_whatever_comes_is_either_refused_or_can_be_stored(inputs: list[ModelInp
         assert again == [item]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES, VALUES, VALUES, VALUES, VALUES, st.booleans() | VALUES)
 def test_no_declaration_makes_the_check_fail(
     name: Any, type_code: Any, validator_code: Any, attrs: Any, default: Any, is_required: Any
@@ -762,7 +758,7 @@ def test_no_declaration_makes_the_check_fail(
                 assert isinstance(str(fault), str)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES)
 def test_no_attribute_makes_the_check_fail(value: Any) -> None:
     for validator, attribute in (

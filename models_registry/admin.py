@@ -1,0 +1,424 @@
+"""The catalogue by hand: the same checks as `import_models`, and the same rule that changed inputs make a new version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.db import transaction
+from django.db.models import ForeignKey, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from models_registry.declarations import check_declaration, check_model_path, check_output
+from models_registry.models import (
+    Endpoint,
+    Model,
+    ModelInput,
+    ModelOutput,
+    Provider,
+    ProviderLink,
+    ProviderStatus,
+    Template,
+)
+from models_registry.templates import Fault, check_bindings
+from models_registry.validation import json_fault, url_fault
+from runflow.lib.admin import (
+    NO_ROW_TITLES,
+    BaseInlineFormSet,
+    ModelForm,
+    NoDeletionAdmin,
+    ReadOnlyAdmin,
+    StackedInline,
+    TabularInline,
+    json_column,
+    log_changes,
+)
+
+# --- Forms ------------------------------------------------------------------------------------------------------------
+
+
+class JSONField(forms.JSONField):
+    """JSON as it is typed. An empty box is `empty`, and the other way round."""
+
+    def __init__(self, *, empty: Any = None) -> None:
+        super().__init__(required=False, widget=forms.Textarea(attrs={"rows": 3, "cols": 50}))
+        self.empty = empty
+
+    def to_python(self, value: Any) -> Any:
+        parsed = super().to_python(value)
+        if parsed is None:
+            return self.empty
+        # Python takes NaN, U+0000 and integers of any length; jsonb does not.
+        if fault := json_fault(parsed):
+            raise forms.ValidationError(str(fault))
+        return parsed
+
+    def prepare_value(self, value: Any) -> Any:
+        return "" if value == self.empty else super().prepare_value(value)
+
+
+def add_faults(form: forms.BaseForm, faults: list[Fault]) -> None:
+    """Show each fault at the field that its path begins with: `validator_attrs.min` at `validator_attrs`."""
+    for fault in faults:
+        field = fault.path.split(".")[0].split("[")[0]
+        form.add_error(field if field in form.fields else None, str(fault))
+
+
+class CatalogueForm(ModelForm[Model]):
+    class Meta:
+        model = Model
+        fields = ["owner", "slug", "name", "description", "organization", "is_public", "status_code", "price"]
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if "owner" in cleaned and "slug" in cleaned:
+            add_faults(self, check_model_path(cleaned["owner"], cleaned["slug"]))
+        return cleaned
+
+
+class InputForm(ModelForm[ModelInput]):
+    validator_attrs = JSONField(empty={})
+    default_value = JSONField()
+
+    class Meta:
+        model = ModelInput
+        fields = [
+            *("name", "display_name", "description", "variable_type_code", "is_required"),
+            *("default_behavior_code", "default_value", "validator_code", "validator_attrs"),
+            *("sort_order", "is_featured"),
+        ]
+        widgets = {"description": forms.Textarea(attrs={"rows": 2, "cols": 60})}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        # A field that is wrong by itself has been told of, and nothing can be said of the whole without it.
+        if not self.errors:
+            add_faults(self, check_declaration(ModelInput(**{name: cleaned[name] for name in self._meta.fields or ()})))
+        return cleaned
+
+
+class OutputForm(ModelForm[ModelOutput]):
+    class Meta:
+        model = ModelOutput
+        fields = ["name", "display_name", "description", "variable_type_code", "sort_order"]
+        widgets = {"description": forms.Textarea(attrs={"rows": 1, "cols": 50})}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            add_faults(self, check_output(ModelOutput(**{name: cleaned[name] for name in self._meta.fields or ()})))
+        return cleaned
+
+
+class LinkFormSet(BaseInlineFormSet[ProviderLink, Model, Any]):
+    # The inputs on the same page; set by CatalogueAdmin.
+    inputs: BaseInlineFormSet[ModelInput, Model, Any]
+
+    def clean(self) -> None:
+        """Hold the templates of active links against the inputs as they will be."""
+        super().clean()
+        if not self.inputs.is_valid():
+            return
+        kept = [form.instance for form in self.inputs.forms if form not in self.inputs.deleted_forms]
+        declared = [row for row in kept if row.name]
+        for form in self.forms:
+            link: ProviderLink = form.instance
+            if not form.errors and link.is_active and link.template is not None:
+                add_faults(form, [fault.under("template") for fault in _binding_faults(link.template, declared)])
+
+
+class LinkForm(ModelForm[ProviderLink]):
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        model, template = cleaned.get("model"), cleaned.get("template")
+        if model is not None and template is not None and cleaned.get("is_active"):
+            faults = _binding_faults(template, list(model.inputs.all()))
+            add_faults(self, [fault.under("template") for fault in faults])
+        return cleaned
+
+
+def _binding_faults(template: Template, inputs: list[ModelInput]) -> list[Fault]:
+    names = [row.name for row in inputs]
+    return check_bindings(template.body, template.bindings, names, [row.name for row in inputs if row.is_required])
+
+
+class ProviderForm(ModelForm[Provider]):
+    adapter_code = forms.ChoiceField()
+    config = JSONField(empty={})
+
+    class Meta:
+        model = Provider
+        fields = ["code", "name", "adapter_code", "config", "claim_size", "run_timeout", "status_code"]
+        help_texts = {"config": "Secrets do not belong here: name the environment variables that hold them."}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        adapter: Any = self.fields.get("adapter_code")
+        if adapter is not None:  # a form that is only looked at has no fields
+            # The provider's own stays choosable when the settings have lost it, or nothing else could be saved.
+            codes = {*settings.PROVIDER_ADAPTERS, *filter(None, [self.instance.adapter_code])}
+            adapter.choices = [(code, code) for code in sorted(codes)]
+
+    def clean_config(self) -> dict[str, Any]:
+        config = self.cleaned_data["config"]
+        if not isinstance(config, dict):
+            raise forms.ValidationError("Must be an object.")
+        return config
+
+
+class EndpointForm(ModelForm[Endpoint]):
+    # Not Django's URLField, as in manifest.py: it refuses the single-label hosts of container networks.
+    base_url = forms.CharField(max_length=500, widget=forms.TextInput(attrs={"size": 60}))
+
+    class Meta:
+        model = Endpoint
+        fields = ["base_url", "max_in_flight", "status_code"]
+
+    def clean_base_url(self) -> str:
+        base_url: str = self.cleaned_data["base_url"]
+        if not base_url.startswith(("http://", "https://")) or url_fault(base_url):
+            raise forms.ValidationError("Must be an http(s) URL with a host and without a user name or password.")
+        return base_url
+
+    def _get_validation_exclusions(self) -> set[str]:
+        exclusions: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
+        return exclusions | {"base_url"}
+
+
+class EndpointFormSet(BaseInlineFormSet[Endpoint, Provider, Any]):
+    def clean(self) -> None:
+        super().clean()
+        # All endpoints of the provider are on the page, so this is the whole check of the unique constraint.
+        seen: set[str] = set()
+        for form in self.forms:
+            base_url = form.cleaned_data.get("base_url")
+            if base_url is None or form in self.deleted_forms:
+                continue
+            if base_url in seen:
+                form.add_error("base_url", "This provider has this endpoint already.")
+            seen.add(base_url)
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+class InputInline(StackedInline[ModelInput, Model]):
+    model = ModelInput
+    form = InputForm
+    extra = 0
+    classes = ["collapse"]
+    fields = [
+        ("name", "display_name", "sort_order"),
+        ("variable_type_code", "is_required", "is_featured"),
+        ("validator_code", "validator_attrs"),
+        ("default_behavior_code", "default_value"),
+        "description",
+    ]
+
+
+class OutputInline(TabularInline[ModelOutput, Model]):
+    model = ModelOutput
+    form = OutputForm
+    extra = 0
+    classes = ["collapse"]
+
+
+class LinkInline(TabularInline[ProviderLink, Model]):
+    model = ProviderLink
+    formset = LinkFormSet
+    extra = 0
+    # A finished batch names the link it went through: switch it off instead.
+    can_delete = False
+    fields = ["provider", "template", "priority", "is_active"]
+
+    class Media:
+        js = [NO_ROW_TITLES]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ProviderLink]:
+        return super().get_queryset(request).select_related("provider", "template").defer(*_BODY_OF_TEMPLATE)
+
+    def formfield_for_foreignkey(
+        self, db_field: ForeignKey[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> forms.ModelChoiceField[Any] | None:
+        if db_field.name == "template":
+            kwargs["queryset"] = Template.objects.only("name", "version")
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if field is not None and db_field.name in ("provider", "template"):
+            # Read once for the page: by itself every row of the table would ask for them.
+            choices: Any = field.choices
+            field.choices = list(choices)
+        return field
+
+
+_BODY_OF_TEMPLATE = ("template__body", "template__bindings")
+
+
+@admin.register(Model)
+class CatalogueAdmin(NoDeletionAdmin[Model]):
+    form = CatalogueForm
+    list_display = ["__str__", "name", "organization", "status_code", "is_public", "price", "version", "updated_at"]
+    list_filter = ["status_code", "is_public"]
+    list_select_related = ["organization"]
+    search_fields = ["owner", "slug", "name"]
+    show_full_result_count = False
+    autocomplete_fields = ["organization"]
+    fieldsets = [
+        (None, {"fields": [("owner", "slug"), "name", "description"]}),
+        ("Use", {"fields": [("status_code", "price"), ("is_public", "organization")]}),
+        ("History", {"fields": [("version", "created_at", "updated_at")]}),
+    ]
+    readonly_fields = ["version", "created_at", "updated_at"]
+    inlines = [LinkInline, InputInline, OutputInline]
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Model | None:
+        if request.method == "POST" and transaction.get_connection().in_atomic_block:
+            # An import that changes the same model waits, or is waited for: else one of two versions would get lost.
+            list(self.get_queryset(request).filter(pk=object_id).select_for_update().values_list("pk"))
+        return super().get_object(request, object_id, from_field)
+
+    def _create_formsets(self, request: HttpRequest, obj: Model, change: bool) -> tuple[list[Any], list[Any]]:
+        formsets, inlines = super()._create_formsets(request, obj, change)  # type: ignore[misc]
+        inputs = next(formset for formset in formsets if formset.model is ModelInput)
+        for formset in formsets:
+            if isinstance(formset, LinkFormSet):
+                formset.inputs = inputs
+        return formsets, inlines
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:
+        super().save_related(request, form, formsets, change)
+        inputs = next(formset for formset in formsets if formset.model is ModelInput)
+        if change and (inputs.new_objects or inputs.changed_objects or inputs.deleted_objects):
+            # Processes keep the compiled declarations of each version: the same number would mean the old ones.
+            form.instance.version += 1
+            form.instance.save(update_fields=["version", "updated_at"])
+
+
+@admin.register(ModelInput)
+class ModelInputAdmin(ReadOnlyAdmin[ModelInput]):
+    """To find who declares what. Changed on the model's page, which checks the whole and counts the version."""
+
+    list_display = ["name", "model", "variable_type_code", "is_required", "validator_code", "default_behavior_code"]
+    list_filter = ["variable_type_code", "validator_code", "is_required"]
+    list_select_related = ["model"]
+    list_defer = ("description", "validator_attrs", "default_value", "model__description")
+    search_fields = ["name"]
+    search_help_text = "A name, or an id."
+    id_columns = ("pk", "model")
+    fields = [
+        *("model", "name", "display_name", "description", "variable_type_code", "is_required"),
+        *("default_behavior_code", "default_json", "validator_code", "attrs_json", "sort_order", "is_featured"),
+    ]
+    readonly_fields = ["default_json", "attrs_json"]
+
+    default_json = json_column("default_value")
+    attrs_json = json_column("validator_attrs")
+
+
+@admin.register(ModelOutput)
+class ModelOutputAdmin(ReadOnlyAdmin[ModelOutput]):
+    """Like inputs: changed on the model's page."""
+
+    list_display = ["name", "model", "variable_type_code"]
+    list_filter = ["variable_type_code"]
+    list_select_related = ["model"]
+    list_defer = ("description", "model__description")
+    search_fields = ["name"]
+    search_help_text = "A name, or an id."
+    id_columns = ("pk", "model")
+
+
+@admin.register(Template)
+class TemplateAdmin(ReadOnlyAdmin[Template]):
+    """Never changed once written, because runs name it: `import_models` makes new versions, checked against the model."""
+
+    list_display = ["name", "version", "created_at"]
+    list_defer = ("body", "bindings")
+    # By name, and few: there are as many as an operator has written.
+    search_fields = ["name"]
+    search_help_text = "A name, or an id."
+    fields = ["id", "name", "version", "bindings_json", "body_json", "created_at"]
+    readonly_fields = ["bindings_json", "body_json"]
+
+    bindings_json = json_column("bindings")
+    body_json = json_column("body")
+
+
+# --- Providers --------------------------------------------------------------------------------------------------------
+
+
+class EndpointInline(TabularInline[Endpoint, Provider]):
+    model = Endpoint
+    form = EndpointForm
+    formset = EndpointFormSet
+    extra = 0
+
+    class Media:
+        js = [NO_ROW_TITLES]
+
+
+class PausingAdmin(NoDeletionAdmin[Any]):
+    """Providers and their endpoints: their work waits while they are paused, and the sweep finds it afterwards."""
+
+    actions = ["pause", "resume"]
+    show_full_result_count = False
+
+    @admin.action(description="Pause: queued runs wait", permissions=["change"])
+    def pause(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        done, skipped = self._move(request, queryset, ProviderStatus.PAUSED)
+        self.message_user(request, f"Paused {done}; {skipped} had been paused before.")
+
+    @admin.action(description="Resume", permissions=["change"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        done, skipped = self._move(request, queryset, ProviderStatus.ACTIVE)
+        self.message_user(request, f"Resumed {done}; {skipped} had been active before.")
+
+    def _move(self, request: HttpRequest, queryset: QuerySet[Any], status_code: ProviderStatus) -> tuple[int, int]:
+        with transaction.atomic():
+            rows = list(queryset.order_by("pk").select_for_update(of=("self",)))
+            moved = [row for row in rows if row.status_code != status_code]
+            self.model.objects.filter(pk__in=[row.pk for row in moved]).update(
+                status_code=status_code, updated_at=timezone.now()
+            )
+            log_changes(request, moved, f"Set to {status_code}.")
+        return len(moved), len(rows) - len(moved)
+
+
+@admin.register(Provider)
+class ProviderAdmin(PausingAdmin):
+    form = ProviderForm
+    list_display = ["code", "name", "adapter_code", "status_code", "claim_size", "run_timeout", "updated_at"]
+    list_filter = ["status_code", "adapter_code"]
+    search_fields = ["code", "name"]
+    inlines = [EndpointInline]
+
+
+@admin.register(Endpoint)
+class EndpointAdmin(PausingAdmin):
+    list_display = ["base_url", "provider", "max_in_flight", "status_code", "updated_at"]
+    list_filter = ["status_code"]
+    list_select_related = ["provider"]
+    search_fields = ["base_url", "provider__code"]
+    fields = ["provider", "base_url", "max_in_flight", "status_code"]
+    # Added on the provider's page, which sees all of them.
+    readonly_fields = ["provider", "base_url"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+
+@admin.register(ProviderLink)
+class ProviderLinkAdmin(NoDeletionAdmin[ProviderLink]):
+    form = LinkForm
+    list_display = ["model", "provider", "template", "priority", "is_active"]
+    list_display_links = ["model"]
+    list_filter = ["is_active", "provider"]
+    list_select_related = ["model", "provider", "template"]
+    search_fields = ["model__owner", "model__slug", "provider__code"]
+    autocomplete_fields = ["model", "provider", "template"]
+    show_full_result_count = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ProviderLink]:
+        return super().get_queryset(request).defer("model__description", *_BODY_OF_TEMPLATE)
