@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from django.db.models import Q
 
 from accounts.models import Organization
+from models_registry.declarations import check_model_path
 from models_registry.models import Model, ModelStatus, ProviderLink, Template
 from models_registry.validation import ItemSerializer, validator_for
 from runflow.lib import errors
-
-# contract.md section 5
-OWNER = re.compile(r"[a-z0-9][a-z0-9_-]*")
-SLUG = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*")
 
 
 class ModelNotFound(errors.NotFound):
@@ -40,7 +36,7 @@ def find_model(*, owner: str, slug: str, organization: Organization) -> Model:
 
     Raises ModelNotFound, also for another organisation's private model; ModelUnavailable for an inactive one.
     """
-    if not (OWNER.fullmatch(owner) and SLUG.fullmatch(slug)):
+    if check_model_path(owner, slug):
         raise ModelNotFound  # before the database sees it: no text that PostgreSQL could not take
     usable = Q(organization__isnull=True) | Q(organization=organization) | Q(is_public=True)
     model = Model.objects.filter(usable, owner=owner, slug=slug).first()

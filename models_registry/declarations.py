@@ -16,9 +16,9 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
-from .models import MEDIA_TYPES, DefaultBehavior, ModelInput, ModelOutput, Validator, VariableType
-from .templates import Fault
-from .validation import CLIENT_REF, MEDIA_SCHEMES, Refused, json_fault, make_field
+from models_registry.models import MEDIA_TYPES, DefaultBehavior, ModelInput, ModelOutput, Validator, VariableType
+from models_registry.templates import Fault
+from models_registry.validation import CLIENT_REF, MEDIA_SCHEMES, Refused, json_fault, make_field
 
 __all__ = [
     "DeclarationError",

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import yaml
 
-from .declarations import check_declaration, check_model_path, check_output
-from .models import DefaultBehavior, ModelInput, ModelOutput, ModelStatus, ProviderStatus, Validator
-from .templates import Fault
-from .validation import json_faults, url_fault
+from models_registry.declarations import check_declaration, check_model_path, check_output
+from models_registry.models import DefaultBehavior, ModelInput, ModelOutput, ModelStatus, ProviderStatus, Validator
+from models_registry.templates import Fault
+from models_registry.validation import json_faults, url_fault
 
 CODE = re.compile(r"[A-Za-z0-9_-]+")
 PRICE = re.compile(r"[0-9]+(\.[0-9]+)?")

@@ -64,13 +64,15 @@ class Model(models.Model):
         null=True,
         blank=True,
         related_name="models",
-        help_text="Who else than the public may use it; empty: the operator's own.",
+        help_text="Whose it is: others cannot see it unless it is public. Empty: everybody may use it.",
     )
     owner = models.CharField(max_length=100)
     slug = models.CharField(max_length=200, help_text="May hold several segments, e.g. nano-banana-pro/edit.")
     name = models.CharField(max_length=255)
     description = models.TextField(blank=True)
-    is_public = models.BooleanField(default=False, help_text="Every organisation may use it.")
+    is_public = models.BooleanField(
+        default=False, help_text="Every organisation may use it, and it is listed without a key."
+    )
     status_code = models.CharField(max_length=20, choices=ModelStatus.choices, default=ModelStatus.ACTIVE)
     price = models.DecimalField(
         max_digits=12,
@@ -200,7 +202,8 @@ class Endpoint(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     provider = models.ForeignKey(Provider, on_delete=models.CASCADE, related_name="endpoints")
-    base_url = models.URLField(max_length=500)
+    # No URLField: its validator refuses names of one label, and servers are called http://comfyui:8188.
+    base_url = models.CharField(max_length=500)
     max_in_flight = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     status_code = models.CharField(max_length=20, choices=ProviderStatus.choices, default=ProviderStatus.ACTIVE)
     created_at = models.DateTimeField(auto_now_add=True)

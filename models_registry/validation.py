@@ -28,7 +28,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from itertools import islice
-from typing import Any, ClassVar, NoReturn, TypedDict
+from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 import jsonschema
@@ -37,7 +37,8 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 from rest_framework.fields import SkipField, empty
 
-from .models import MEDIA_TYPES, DefaultBehavior, ModelInput, Validator, VariableType
+from models_registry.models import MEDIA_TYPES, DefaultBehavior, ModelInput, Validator, VariableType
+from runflow.lib.errors import ErrorItem
 
 # contract.md section 2: more errors than this help nobody and make an answer of megabytes.
 MAX_ERRORS = 500
@@ -71,14 +72,6 @@ MEDIA_SCHEMES = ("http", "https", "data", "runflow")
 EXACT = Context(prec=400)
 
 Loc = list[str | int]
-
-
-class ErrorItem(TypedDict):
-    """One entry of `errors[]` (contract.md section 2)."""
-
-    loc: Loc
-    msg: str
-    type: str
 
 
 @dataclass(frozen=True, slots=True)

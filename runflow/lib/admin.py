@@ -58,6 +58,10 @@ C = TypeVar("C", bound=Model)
 P = TypeVar("P", bound=Model)
 
 MOST_SHOWN = 2000
+# A picture as a data: URI would hide the values after it.
+LONGEST_VALUE = 200
+# What columns that are computed show for null; the other ones do so by themselves.
+NOTHING = "-"
 # Counting millions of rows takes seconds, and nobody turns to page 101.
 MOST_COUNTED = 10_000
 # What is shown once must not turn up again in a stored body: an API key, a callback secret.
@@ -86,18 +90,51 @@ def shown_text(text: str) -> SafeString:
 
 
 def shown_json(value: Any) -> SafeString:
-    return shown_text(json.dumps(value, indent=2, ensure_ascii=False))
+    """A JSON value over several lines, its long texts cut."""
+    return shown_text(json.dumps(_with_short_texts(value), indent=2, ensure_ascii=False))
 
 
-def json_column(name: str) -> Callable[[Any, Any], SafeString | None]:
-    """A method for `readonly_fields` that shows a JSON column pretty; `-` for null."""
+def _with_short_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_short_texts(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_short_texts(inner) for inner in value]
+    if isinstance(value, str) and len(value) > LONGEST_VALUE:
+        return f"{value[:LONGEST_VALUE]}… ({len(value):,} characters)"
+    return value
+
+
+def json_column(name: str) -> Callable[[Any, Any], str]:
+    """A method for `readonly_fields` that shows a JSON column pretty."""
 
     @admin.display(description=name.replace("_", " "))
-    def show(_: Any, row: Any) -> SafeString | None:
+    def show(_: Any, row: Any) -> str:
         value = getattr(row, name)
-        return None if value is None else shown_json(value)
+        return NOTHING if value is None else shown_json(value)
 
     return show
+
+
+def moment_column(name: str) -> Callable[[Any, Any], str]:
+    """A method that shows a point in time to the second, in UTC, on one line: what logs are compared with."""
+
+    @admin.display(description=name.removesuffix("_at").replace("_", " "))
+    def show(_: Any, row: Any) -> str:
+        moment: datetime | None = getattr(row, name)
+        return NOTHING if moment is None else one_line(f"{moment:%Y-%m-%d %H:%M:%S}")
+
+    return show
+
+
+def one_line(text: object) -> SafeString:
+    return format_html('<span style="white-space: nowrap">{}</span>', text)
+
+
+def shortened(text: object) -> SafeString:
+    """The ends of an id or of a name that holds one, the whole of it under the mouse."""
+    whole = str(text)
+    short = whole if len(whole) <= 24 else f"{whole[:8]}…{whole[-12:]}"
+    return format_html('<span style="white-space: nowrap" title="{}">{}</span>', whole, short)
 
 
 def link_to(row: str, pk: object, text: object) -> SafeString:
@@ -156,9 +193,15 @@ class ReadOnlyAdmin(ModelAdmin[M]):
     search_fields = ["=id"]
     search_help_text = "An id."
     show_full_result_count = False
+    # Counting behind every filter reads the table as often.
+    show_facets = admin.ShowFacets.NEVER
     paginator = BoundedPaginator
     # Newest first, by the primary key. Another order would sort millions of rows.
     sortable_by = ()
+
+    @admin.display(description="id")
+    def short_id(self, row: M) -> str:
+        return shortened(row.pk)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

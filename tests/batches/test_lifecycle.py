@@ -143,7 +143,7 @@ def test_a_claim_costs_the_same_however_long_the_queue(count_queries: Callable[.
     """Rows the plan touches, not milliseconds: 20 of 20,000 runs are read through the partial index."""
     batch, _ = make_batch(items=[{"text": str(n)} for n in range(100)])
     with connection.cursor() as cursor:
-        columns = ", ".join(field.column for field in Run._meta.concrete_fields if field.column != "id")
+        columns = ", ".join(str(field.column) for field in Run._meta.concrete_fields if field.column != "id")
         cursor.execute(
             f"INSERT INTO batches_run (id, {columns}) "  # noqa: S608 column names of our own model
             f"SELECT gen_random_uuid(), {columns} FROM batches_run, generate_series(1, 200)"

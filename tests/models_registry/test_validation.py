@@ -20,7 +20,6 @@ from models_registry.declarations import check_declaration
 from models_registry.models import ModelInput
 from models_registry.validation import (
     MAX_ERRORS,
-    ErrorItem,
     ErrorList,
     ItemInput,
     cap_errors,
@@ -30,6 +29,7 @@ from models_registry.validation import (
     validate_items,
     validator_for,
 )
+from runflow.lib.errors import ErrorItem
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 ASSET = "runflow://assets/01890a5d-ac96-774b-bcce-b302099a8057"

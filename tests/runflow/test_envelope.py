@@ -142,7 +142,7 @@ def test_host_that_is_not_ours_is_400(api: Api) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("charset", ["utf-8", "latin-1", "no-such", '"'])
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1", "idna", "no-such", '"'])
 def test_charset_of_the_content_type_changes_nothing(api: Api, rung: Rung, charset: str) -> None:
     assert dry_run(api, charset) == ("200 OK", b'{"valid":true,"items_total":1,"estimated_cost":"0.01"}')
 
@@ -153,7 +153,7 @@ def test_charset_of_the_content_type_changes_nothing(api: Api, rung: Rung, chars
     raises=(LookupError, UnicodeError, AssertionError),
     reason="Django decodes the query in that charset while it makes the request, before any middleware (runflow/wsgi.py)",
 )
-@pytest.mark.parametrize("charset", ["base64", "zip", "rot13", "idna", "undefined", "utf-16"])
+@pytest.mark.parametrize("charset", ["base64", "zip", "rot13", "undefined", "utf-16"])
 def test_charset_that_is_no_encoding_of_text_changes_nothing(api: Api, rung: Rung, charset: str) -> None:
     assert dry_run(api, charset) == ("200 OK", b'{"valid":true,"items_total":1,"estimated_cost":"0.01"}')
 
