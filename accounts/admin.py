@@ -12,21 +12,26 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, Organization, Scope
 from accounts.services import create_api_key, revoke_api_keys
-from runflow.lib.admin import ModelForm, NoDeletionAdmin, QuestionFilter, log_changes
+from runflow.lib.admin import ModelForm, NoDeletionAdmin, QuestionFilter, log_changes, moment_column
 
 
 @admin.register(Organization)
 class OrganizationAdmin(NoDeletionAdmin[Organization]):
-    list_display = ["slug", "name", "max_in_flight", "created_at"]
+    list_display = ["slug", "name", "max_in_flight", "created"]
     search_fields = ["slug", "name"]
-    fields = ["name", "slug", "max_in_flight", "created_at", "updated_at"]
-    readonly_fields = ["created_at", "updated_at"]
+    fields = ["name", "slug", "max_in_flight", "created", "updated"]
+    readonly_fields = ["created", "updated"]
     show_full_result_count = False
+
+    created = moment_column("created_at")
+    updated = moment_column("updated_at")
 
 
 class ApiKeyForm(ModelForm[ApiKey]):
     scopes = forms.MultipleChoiceField(
-        choices=Scope.choices, initial=list(Scope.values), widget=forms.CheckboxSelectMultiple
+        choices=[(scope, scope) for scope in Scope.values],
+        initial=list(Scope.values),
+        widget=forms.CheckboxSelectMultiple,
     )
 
     class Meta:
@@ -55,30 +60,25 @@ class ApiKeyAdmin(NoDeletionAdmin[ApiKey]):
     """Keys are made and revoked, never edited: what a key may do was agreed with whoever holds it."""
 
     form = ApiKeyForm
-    list_display = ["prefix", "organization", "name", "scope_names", "expires_at", "revoked_at", "last_used_at"]
+    list_display = ["prefix", "organization", "name", "scope_names", "expires", "revoked", "last_used"]
     list_filter = [KeyState]
     list_select_related = ["organization"]
     search_fields = ["prefix", "name", "=organization__slug"]
     search_help_text = "The first characters of a key, its name, or an organization's slug."
     show_full_result_count = False
     autocomplete_fields = ["organization"]
+    readonly_fields = ["prefix", "scope_names", "expires", "revoked", "last_used", "created"]
     actions = ["revoke"]
 
-    readonly_fields = ["prefix", "scope_names", "revoked_at", "last_used_at", "created_at"]
+    expires = moment_column("expires_at")
+    revoked = moment_column("revoked_at")
+    last_used = moment_column("last_used_at")
+    created = moment_column("created_at")
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:
         if obj is None:
             return ["organization", "name", "scopes", "expires_at"]
-        return [
-            "organization",
-            "name",
-            "prefix",
-            "scope_names",
-            "expires_at",
-            "revoked_at",
-            "last_used_at",
-            "created_at",
-        ]
+        return ["organization", "name", "prefix", "scope_names", "expires", "revoked", "last_used", "created"]
 
     def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
         return False

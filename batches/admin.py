@@ -8,14 +8,24 @@ from uuid import UUID
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from assets.models import AssetType
 from assets.services import sign_url
 from batches.api.serializers import money
 from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Run, RunStatus
-from runflow.lib.admin import QuestionFilter, ReadOnlyAdmin, ReadOnlyInline, json_column, link_to
+from runflow.lib.admin import (
+    NOTHING,
+    QuestionFilter,
+    ReadOnlyAdmin,
+    ReadOnlyInline,
+    json_column,
+    link_to,
+    moment_column,
+    one_line,
+    shortened,
+)
 
 
 class BatchOpen(QuestionFilter):
@@ -41,8 +51,8 @@ class RunTrouble(QuestionFilter):
 class BatchItemInline(ReadOnlyInline[BatchItem, Batch]):
     model = BatchItem
     verbose_name_plural = "items"
-    fields = ["sequence_index", "run_link", "client_ref", "status", "attempt", "cost", "error"]
-    readonly_fields = ["run_link", "status", "attempt", "cost", "error"]
+    fields = ["index", "run_link", "client_ref", "status", "attempt", "cost", "error"]
+    readonly_fields = ["index", "run_link", "status", "attempt", "cost", "error"]
     ordering = ["sequence_index"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[BatchItem]:
@@ -57,9 +67,13 @@ class BatchItemInline(ReadOnlyInline[BatchItem, Batch]):
             )
         )
 
+    @admin.display(description="index")
+    def index(self, item: BatchItem) -> str:
+        return str(item.sequence_index)
+
     @admin.display(description="run")
     def run_link(self, item: BatchItem) -> SafeString:
-        return link_to("batches_run", item.run_id, item.run_id)
+        return link_to("batches_run", item.run_id, shortened(item.run_id))
 
     @admin.display(description="status")
     def status(self, item: BatchItem) -> str:
@@ -67,22 +81,22 @@ class BatchItemInline(ReadOnlyInline[BatchItem, Batch]):
 
     @admin.display(description="attempt")
     def attempt(self, item: BatchItem) -> str:
-        return f"{item.run.attempt} of {item.run.max_attempts}"
+        return one_line(f"{item.run.attempt} of {item.run.max_attempts}")
 
     @admin.display(description="cost, USD")
-    def cost(self, item: BatchItem) -> str | None:
-        return money(item.run.cost)
+    def cost(self, item: BatchItem) -> str:
+        return money(item.run.cost) or NOTHING
 
     @admin.display(description="error")
-    def error(self, item: BatchItem) -> str | None:
+    def error(self, item: BatchItem) -> str:
         if item.run.failure_code is None:
-            return None
+            return NOTHING
         return f"{item.run.failure_code}: {item.run.failure_message or ''}"[:200]
 
 
 @admin.register(Batch)
 class BatchAdmin(ReadOnlyAdmin[Batch]):
-    list_display = ["id", "organization", "model", "status_code", "counters", "cost_usd", "created_at"]
+    list_display = ["short_id", "organization", "model", "status", "counters", "cost_usd", "created"]
     list_filter = [BatchOpen, "status_code", "source_code", "created_at"]
     list_select_related = ["organization", "model"]
     list_defer = ("metadata", "callback_url", "model__description")
@@ -90,13 +104,27 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
     search_help_text = "An id, or an organization's slug."
     inlines = [BatchItemInline]
     fieldsets = [
-        (None, {"fields": ["id", "organization", "model", "status_code", "counters", "cost_usd", "duration"]}),
-        ("Time", {"fields": ["created_at", "started_at", "completed_at"]}),
-        ("Request", {"fields": ["source_code", "created_by", "request_id", "callback_url", "metadata_json"]}),
-        ("Way", {"fields": ["resolved_template", "dispatch_provider_link"]}),
+        (None, {"fields": [("status", "counters", "cost_usd"), ("organization", "model")]}),
+        ("Time, UTC", {"fields": [("created", "started", "completed", "duration")]}),
+        (
+            "Request and template",
+            {
+                "fields": [
+                    *("source_code", "created_by", "request_id", "callback_url", "metadata_json"),
+                    *("resolved_template", "way"),
+                ],
+                "classes": ["collapse"],
+            },
+        ),
     ]
-    readonly_fields = ["counters", "cost_usd", "duration", "metadata_json"]
+    readonly_fields = [
+        *("status", "counters", "cost_usd", "created", "started", "completed", "duration"),
+        *("metadata_json", "way"),
+    ]
 
+    created = moment_column("created_at")
+    started = moment_column("started_at")
+    completed = moment_column("completed_at")
     metadata_json = json_column("metadata")
 
     @admin.display(description="items")
@@ -104,22 +132,30 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
         parts = [f"{batch.items_succeeded}/{batch.items_total} ok"]
         parts += [f"{batch.items_failed} failed"] if batch.items_failed else []
         parts += [f"{batch.items_cancelled} canceled"] if batch.items_cancelled else []
-        return ", ".join(parts)
+        return one_line(", ".join(parts))
+
+    @admin.display(description="status")
+    def status(self, batch: Batch) -> str:
+        return batch.status_code
 
     @admin.display(description="cost, USD")
-    def cost_usd(self, batch: Batch) -> str | None:
-        return money(batch.cost)
+    def cost_usd(self, batch: Batch) -> str:
+        return money(batch.cost) or NOTHING
 
     @admin.display(description="duration")
-    def duration(self, batch: Batch) -> str | None:
+    def duration(self, batch: Batch) -> str:
         return _seconds(batch.duration_ms)
+
+    @admin.display(description="provider link")
+    def way(self, batch: Batch) -> str:
+        return _way(batch)
 
 
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin[Run]):
     list_display = [
-        *("id", "organization", "model", "status_code", "attempt_of", "lease_expires_at", "due_at"),
-        *("failure_code", "cost_usd", "created_at"),
+        *("short_id", "organization", "model", "status", "attempt_of", "lease_expires", "due"),
+        *("failure_code", "cost_usd"),
     ]
     list_filter = [RunTrouble, "status_code", "source_code", "created_at"]
     list_select_related = ["organization", "model"]
@@ -127,19 +163,29 @@ class RunAdmin(ReadOnlyAdmin[Run]):
     id_columns = ("pk", "batch")
     search_help_text = "The id of a run, or of a batch for all of its runs."
     fieldsets = [
-        (None, {"fields": ["id", "organization", "batch", "model", "status_code", "pictures"]}),
-        ("Failure", {"fields": ["failure_code", "failure_message", "failure_stage_code"]}),
-        ("Engine", {"fields": ["provider", "attempt_of", "lease_expires_at", "due_at"]}),
-        ("Money", {"fields": ["price_usd", "cost_usd"]}),
-        ("Data", {"fields": ["input_json", "output_json", "client_ref", "metadata_json"]}),
-        ("Time", {"fields": ["created_at", "started_at", "completed_at", "duration"]}),
-        ("Request", {"fields": ["source_code", "created_by", "request_id", "callback_url"]}),
-        ("Way", {"fields": ["resolved_template", "dispatch_provider_link"]}),
+        (None, {"fields": [("status", "price_usd", "cost_usd"), ("organization", "model"), "batch", "pictures"]}),
+        ("Failure", {"fields": [("failure_code", "failure_stage_code"), "failure_message"]}),
+        ("Engine", {"fields": [("provider", "attempt_of"), ("lease_expires", "due")]}),
+        ("Time, UTC", {"fields": [("created", "started", "completed", "duration")]}),
+        ("Data", {"fields": ["client_ref", "input_json", "output_json", "metadata_json"]}),
+        (
+            "Request and template",
+            {
+                "fields": ["source_code", "created_by", "request_id", "callback_url", "resolved_template", "way"],
+                "classes": ["collapse"],
+            },
+        ),
     ]
     readonly_fields = [
-        *("attempt_of", "price_usd", "cost_usd", "duration", "pictures"),
-        *("input_json", "output_json", "metadata_json"),
+        *("status", "price_usd", "cost_usd", "pictures", "attempt_of", "lease_expires", "due"),
+        *("created", "started", "completed", "duration", "input_json", "output_json", "metadata_json", "way"),
     ]
+
+    lease_expires = moment_column("lease_expires_at")
+    due = moment_column("due_at")
+    created = moment_column("created_at")
+    started = moment_column("started_at")
+    completed = moment_column("completed_at")
 
     input_json = json_column("input")
     output_json = json_column("output")
@@ -147,26 +193,34 @@ class RunAdmin(ReadOnlyAdmin[Run]):
 
     @admin.display(description="attempt")
     def attempt_of(self, run: Run) -> str:
-        return f"{run.attempt} of {run.max_attempts}"
+        return one_line(f"{run.attempt} of {run.max_attempts}")
+
+    @admin.display(description="status")
+    def status(self, run: Run) -> str:
+        return run.status_code
 
     @admin.display(description="price, USD")
-    def price_usd(self, run: Run) -> str | None:
-        return money(run.price)
+    def price_usd(self, run: Run) -> str:
+        return money(run.price) or NOTHING
 
     @admin.display(description="cost, USD")
-    def cost_usd(self, run: Run) -> str | None:
-        return money(run.cost)
+    def cost_usd(self, run: Run) -> str:
+        return money(run.cost) or NOTHING
 
     @admin.display(description="duration")
-    def duration(self, run: Run) -> str | None:
+    def duration(self, run: Run) -> str:
         return _seconds(run.duration_ms)
 
+    @admin.display(description="provider link")
+    def way(self, run: Run) -> str:
+        return _way(run)
+
     @admin.display(description="pictures")
-    def pictures(self, run: Run) -> SafeString | None:
+    def pictures(self, run: Run) -> str:
         """What it made, to look at: the links are signed anew for each page."""
         outputs: list[dict[str, Any]] = (run.output or {}).get("outputs", [])
         urls = [sign_url(asset_id=UUID(each["asset_id"])) for each in outputs if each["type"] == AssetType.IMAGE]
-        return format_html_join(" ", _PICTURE, ((url, url) for url in urls)) or None
+        return format_html_join(" ", _PICTURE, ((url, url) for url in urls)) or NOTHING
 
 
 _PICTURE = (
@@ -176,21 +230,30 @@ _PICTURE = (
 
 @admin.register(BatchItem)
 class BatchItemAdmin(ReadOnlyAdmin[BatchItem]):
-    list_display = ["id", "batch_link", "sequence_index", "run_link", "client_ref", "created_at"]
+    list_display = ["short_id", "batch_link", "sequence_index", "run_link", "client_ref", "created"]
     ordering = ["-id"]
     id_columns = ("pk", "batch", "run")
     search_help_text = "The id of an item, a batch or a run."
-    fields = ["id", "batch_link", "sequence_index", "run_link", "client_ref", "created_at"]
-    readonly_fields = ["batch_link", "run_link"]
+    fields = ["id", "batch_link", "sequence_index", "run_link", "client_ref", "created"]
+    readonly_fields = ["batch_link", "run_link", "created"]
+
+    created = moment_column("created_at")
 
     @admin.display(description="batch")
     def batch_link(self, item: BatchItem) -> SafeString:
-        return link_to("batches_batch", item.batch_id, item.batch_id)
+        return link_to("batches_batch", item.batch_id, shortened(item.batch_id))
 
     @admin.display(description="run")
     def run_link(self, item: BatchItem) -> SafeString:
-        return link_to("batches_run", item.run_id, item.run_id)
+        return link_to("batches_run", item.run_id, shortened(item.run_id))
 
 
-def _seconds(milliseconds: int | None) -> SafeString | None:
-    return None if milliseconds is None else format_html("{} s", f"{milliseconds / 1000:.3f}")
+def _seconds(milliseconds: int | None) -> str:
+    return NOTHING if milliseconds is None else f"{milliseconds / 1000:.3f} s"
+
+
+def _way(row: Batch | Run) -> str:
+    link = row.dispatch_provider_link
+    if link is None:
+        return NOTHING
+    return link_to("models_registry_providerlink", link.pk, f"{row.model} on {link.provider}")

@@ -7,7 +7,7 @@ from django.db.models import Q
 from django.utils.safestring import SafeString
 
 from idempotency.models import IdempotencyRecord
-from runflow.lib.admin import QuestionFilter, ReadOnlyAdmin, json_column, shown_text
+from runflow.lib.admin import QuestionFilter, ReadOnlyAdmin, json_column, moment_column, shown_text
 
 
 class Expired(QuestionFilter):
@@ -18,7 +18,7 @@ class Expired(QuestionFilter):
 
 @admin.register(IdempotencyRecord)
 class IdempotencyRecordAdmin(ReadOnlyAdmin[IdempotencyRecord]):
-    list_display = ["key", "organization", "response_status", "created_at", "expires_at"]
+    list_display = ["key", "organization", "response_status", "created", "expires"]
     list_filter = [Expired, "response_status"]
     list_select_related = ["organization"]
     list_defer = ("response_headers", "response_body", "fingerprint")
@@ -27,11 +27,13 @@ class IdempotencyRecordAdmin(ReadOnlyAdmin[IdempotencyRecord]):
     id_columns = ()
     search_help_text = "An Idempotency-Key, or a record's id."
     fields = [
-        *("id", "organization", "key", "fingerprint", "created_at", "expires_at"),
+        *("id", "organization", "key", "fingerprint", "created", "expires"),
         *("response_status", "headers_json", "body_text"),
     ]
-    readonly_fields = ["headers_json", "body_text"]
+    readonly_fields = ["created", "expires", "headers_json", "body_text"]
 
+    created = moment_column("created_at")
+    expires = moment_column("expires_at")
     headers_json = json_column("response_headers")
 
     @admin.display(description="response body")

@@ -35,6 +35,7 @@ from runflow.lib.admin import (
     TabularInline,
     json_column,
     log_changes,
+    moment_column,
 )
 
 # --- Forms ------------------------------------------------------------------------------------------------------------
@@ -43,8 +44,8 @@ from runflow.lib.admin import (
 class JSONField(forms.JSONField):
     """JSON as it is typed. An empty box is `empty`, and the other way round."""
 
-    def __init__(self, *, empty: Any = None) -> None:
-        super().__init__(required=False, widget=forms.Textarea(attrs={"rows": 3, "cols": 50}))
+    def __init__(self, *, empty: Any = None, help_text: str = "") -> None:
+        super().__init__(required=False, help_text=help_text, widget=forms.Textarea(attrs={"rows": 3, "cols": 50}))
         self.empty = empty
 
     def to_python(self, value: Any) -> Any:
@@ -71,6 +72,7 @@ class CatalogueForm(ModelForm[Model]):
     class Meta:
         model = Model
         fields = ["owner", "slug", "name", "description", "organization", "is_public", "status_code", "price"]
+        widgets = {"description": forms.Textarea(attrs={"rows": 3, "cols": 80})}
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -104,7 +106,7 @@ class OutputForm(ModelForm[ModelOutput]):
     class Meta:
         model = ModelOutput
         fields = ["name", "display_name", "description", "variable_type_code", "sort_order"]
-        widgets = {"description": forms.Textarea(attrs={"rows": 1, "cols": 50})}
+        widgets = {"description": forms.Textarea(attrs={"rows": 1, "cols": 30})}
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -147,12 +149,11 @@ def _binding_faults(template: Template, inputs: list[ModelInput]) -> list[Fault]
 
 class ProviderForm(ModelForm[Provider]):
     adapter_code = forms.ChoiceField()
-    config = JSONField(empty={})
+    config = JSONField(empty={}, help_text="Secrets do not belong here: name the environment variables that hold them.")
 
     class Meta:
         model = Provider
         fields = ["code", "name", "adapter_code", "config", "claim_size", "run_timeout", "status_code"]
-        help_texts = {"config": "Secrets do not belong here: name the environment variables that hold them."}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -259,7 +260,7 @@ _BODY_OF_TEMPLATE = ("template__body", "template__bindings")
 @admin.register(Model)
 class CatalogueAdmin(NoDeletionAdmin[Model]):
     form = CatalogueForm
-    list_display = ["__str__", "name", "organization", "status_code", "is_public", "price", "version", "updated_at"]
+    list_display = ["__str__", "name", "organization", "status_code", "is_public", "price", "version", "updated"]
     list_filter = ["status_code", "is_public"]
     list_select_related = ["organization"]
     search_fields = ["owner", "slug", "name"]
@@ -268,10 +269,13 @@ class CatalogueAdmin(NoDeletionAdmin[Model]):
     fieldsets = [
         (None, {"fields": [("owner", "slug"), "name", "description"]}),
         ("Use", {"fields": [("status_code", "price"), ("is_public", "organization")]}),
-        ("History", {"fields": [("version", "created_at", "updated_at")]}),
+        ("History", {"fields": [("version", "created", "updated")]}),
     ]
-    readonly_fields = ["version", "created_at", "updated_at"]
+    readonly_fields = ["version", "created", "updated"]
     inlines = [LinkInline, InputInline, OutputInline]
+
+    created = moment_column("created_at")
+    updated = moment_column("updated_at")
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Model | None:
         if request.method == "POST" and transaction.get_connection().in_atomic_block:
@@ -334,13 +338,15 @@ class ModelOutputAdmin(ReadOnlyAdmin[ModelOutput]):
 class TemplateAdmin(ReadOnlyAdmin[Template]):
     """Never changed once written, because runs name it: `import_models` makes new versions, checked against the model."""
 
-    list_display = ["name", "version", "created_at"]
+    list_display = ["name", "version", "created"]
     list_defer = ("body", "bindings")
     # By name, and few: there are as many as an operator has written.
     search_fields = ["name"]
     search_help_text = "A name, or an id."
-    fields = ["id", "name", "version", "bindings_json", "body_json", "created_at"]
-    readonly_fields = ["bindings_json", "body_json"]
+    fields = ["id", "name", "version", "bindings_json", "body_json", "created"]
+    readonly_fields = ["bindings_json", "body_json", "created"]
+
+    created = moment_column("created_at")
 
     bindings_json = json_column("bindings")
     body_json = json_column("body")
@@ -364,6 +370,8 @@ class PausingAdmin(NoDeletionAdmin[Any]):
 
     actions = ["pause", "resume"]
     show_full_result_count = False
+
+    updated = moment_column("updated_at")
 
     @admin.action(description="Pause: queued runs wait", permissions=["change"])
     def pause(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -389,7 +397,7 @@ class PausingAdmin(NoDeletionAdmin[Any]):
 @admin.register(Provider)
 class ProviderAdmin(PausingAdmin):
     form = ProviderForm
-    list_display = ["code", "name", "adapter_code", "status_code", "claim_size", "run_timeout", "updated_at"]
+    list_display = ["code", "name", "adapter_code", "status_code", "claim_size", "run_timeout", "updated"]
     list_filter = ["status_code", "adapter_code"]
     search_fields = ["code", "name"]
     inlines = [EndpointInline]
@@ -397,7 +405,7 @@ class ProviderAdmin(PausingAdmin):
 
 @admin.register(Endpoint)
 class EndpointAdmin(PausingAdmin):
-    list_display = ["base_url", "provider", "max_in_flight", "status_code", "updated_at"]
+    list_display = ["base_url", "provider", "max_in_flight", "status_code", "updated"]
     list_filter = ["status_code"]
     list_select_related = ["provider"]
     search_fields = ["base_url", "provider__code"]

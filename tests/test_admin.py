@@ -197,13 +197,17 @@ def test_secrets_are_on_no_page(operator: Client) -> None:
 
 
 def test_json_is_escaped_and_cut(operator: Client) -> None:
-    batch, [item] = make_batch(items=[{"text": "<script>alert(1)</script>" + "z" * 5000}], metadata={"note": "<b>"})
+    metadata = {"note": "<b>", **{f"key{number:04}": "" for number in range(500)}}
+    batch, [item] = make_batch(items=[{"text": "<script>alert(1)</script>" + "z" * 5000}], metadata=metadata)
     run = operator.get(page(Run, "change", item.run_id)).content.decode()
     assert "&lt;script&gt;alert(1)" in run
     assert "<script>alert" not in run
-    assert 1900 < max(map(len, re.findall("z+", run))) <= 2000
-    assert "characters in all" in run
-    assert "&quot;&lt;b&gt;&quot;" in operator.get(page(Batch, "change", batch.pk)).content.decode()
+    assert max(map(len, re.findall("z+", run))) == 200 - len("<script>alert(1)</script>")
+    assert "… (5,025 characters)" in run
+    html = operator.get(page(Batch, "change", batch.pk)).content.decode()
+    assert "&quot;&lt;b&gt;&quot;" in html
+    assert 100 < html.count("&quot;key") < 150
+    assert "characters in all" in html
 
 
 # --- Organisations and keys -------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ NO_ROW_TITLES = mark_safe(
 admin.site.site_header = admin.site.site_title = "Runflow"
 admin.site.index_title = "Operations"
 admin.site.site_url = None  # there is no site to view
+admin.site.enable_nav_sidebar = False  # lists of runs need its place
 
 
 # --- Showing ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import uuid
 from datetime import timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -384,8 +385,7 @@ def test_a_succeeded_run_is_answered_whole_with_its_output_signed(api: Api) -> N
     del expected["output"]
     assert response == expected
     served: Any = Client().get(f"/v1/files/{asset.pk}?{query}")
-    assert served.getvalue() == b"the output"
-    served.close()
+    assert b"".join(served) == b"the output"
     default_storage.delete(asset.storage_key)
 
 
@@ -393,7 +393,7 @@ def test_batch_item_and_run_give_the_same_output(api: Api, monkeypatch: pytest.M
     model = make_model()
     created = post(api, model, [{"text": "the output"}])
     execute(model)
-    monkeypatch.setattr("assets.services.time.time", lambda: 1_800_000_000.0)
+    monkeypatch.setattr("assets.services.time", SimpleNamespace(time=lambda: 1_800_000_000.0))
     handle = created["items"][0]
     run = api.get(f"/v1/runs/{handle['run_id']}").json()
     item = api.get(f"/v1/batches/{created['id']}/items/{handle['id']}").json()

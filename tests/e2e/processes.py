@@ -88,7 +88,7 @@ class Stack:
         process = self._start(
             "web",
             *("gunicorn", "runflow.wsgi:application", "-b", f"127.0.0.1:{port}"),
-            *("--workers", "1", "--worker-class", "gthread", "--threads", "4"),
+            *("--workers", "1", "--worker-class", "gthread", "--threads", "4", "--no-control-socket"),
             PUBLIC_BASE_URL=self.url,
         )
         wait_until(self._answers, what="the web process to answer", deadline=START_DEADLINE)

@@ -7,10 +7,13 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.core.validators import validate_slug
+from django.db import transaction
 
 from accounts.models import Organization, Scope
 from accounts.services import create_api_key
+
+MAX_DAYS = 36_500  # a hundred years; timestamps end at the year 9999
+MAX_NAME = 255
 
 
 class Command(BaseCommand):
@@ -27,25 +30,29 @@ class Command(BaseCommand):
 
     def handle(self, *, org_slug: str, create: bool, name: str, scopes: list[str], **options: Any) -> None:
         days: int | None = options["expires_in_days"]
-        if days is not None and days < 1:
-            raise CommandError("--expires-in-days must be at least 1.")
+        if days is not None and not 1 <= days <= MAX_DAYS:
+            raise CommandError(f"--expires-in-days must be from 1 to {MAX_DAYS}.")
+        if len(name) > MAX_NAME:
+            raise CommandError(f"--name must have at most {MAX_NAME} characters.")
+        with transaction.atomic():  # no organization is left behind when there is no key for it
+            key = self._make(org_slug, create, name, scopes, timedelta(days=days) if days is not None else None)
+        self.stdout.write(key)
+
+    def _make(self, org_slug: str, create: bool, name: str, scopes: list[str], expires_in: timedelta | None) -> str:
         organization = Organization.objects.filter(slug=org_slug).first()
         if organization is None:
             if not create:
                 raise CommandError(f"There is no organization {org_slug!r}. Add --create to make it.")
+            organization = Organization(slug=org_slug, name=org_slug)
             try:
-                validate_slug(org_slug)
+                organization.full_clean()
             except ValidationError:
-                raise CommandError(f"{org_slug!r} is no slug: letters, digits, hyphens and underscores.") from None
-            organization = Organization.objects.create(slug=org_slug, name=org_slug)
+                reason = "is no slug: at most 100 letters, digits, hyphens and underscores."
+                raise CommandError(f"{org_slug!r} {reason}") from None
+            organization.save()
             self.stderr.write(f"Created the organization {org_slug}.")
         try:
-            _, key = create_api_key(
-                organization=organization,
-                name=name,
-                scopes=scopes,
-                expires_in=timedelta(days=days) if days is not None else None,
-            )
+            _, key = create_api_key(organization=organization, name=name, scopes=scopes, expires_in=expires_in)
         except ValueError as exc:
             raise CommandError(f"{exc}. Scopes are: {', '.join(Scope.values)}") from None
-        self.stdout.write(key)
+        return key
