@@ -3,3 +3,6 @@ from django.apps import AppConfig
 
 class AssetsConfig(AppConfig):
     name = "assets"
+
+    def ready(self) -> None:
+        import assets.checks  # noqa: F401 registers them

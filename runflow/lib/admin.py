@@ -132,9 +132,9 @@ def one_line(text: object) -> SafeString:
 
 
 def shortened(text: object) -> SafeString:
-    """The ends of an id or of a name that holds one, the whole of it under the mouse."""
+    """The end of an id or of a name that holds one (ids begin with the time), the whole of it under the mouse."""
     whole = str(text)
-    short = whole if len(whole) <= 24 else f"{whole[:8]}…{whole[-12:]}"
+    short = whole if len(whole) <= 24 else f"…{whole[-12:]}"
     return format_html('<span style="white-space: nowrap" title="{}">{}</span>', whole, short)
 
 

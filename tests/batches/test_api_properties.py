@@ -18,7 +18,7 @@ from tests.factories import make_batch, make_model
 pytestmark = pytest.mark.django_db
 # The fixtures are shared by all examples on purpose: every assertion is about what one request changed.
 SHARED = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=300
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=150
 )
 INPUTS: list[dict[str, Any]] = [
     {"name": "text", "variable_type_code": "string"},

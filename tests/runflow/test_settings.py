@@ -1,0 +1,84 @@
+"""Settings are loud, and their combinations are checked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.utils.module_loading import import_string
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+# A stack that runs beside the tests supplies what is not set; these tests ask what happens without one.
+_NO_STACK_ENV = "import environ; environ.Env.read_env = lambda *args, **kwargs: None"
+
+
+def read_setting(expression: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Evaluate an expression over the real settings in a process that has these variables only."""
+    return subprocess.run(
+        [sys.executable, "-c", f"{_NO_STACK_ENV}\nimport runflow.settings as s; print(({expression}))"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+NEEDED = {"SECRET_KEY": "k", "DATABASE_URL": "postgres://db.example/runflow", "REDIS_URL": "redis://cache.example/0"}
+
+
+@pytest.mark.parametrize("missing", sorted(NEEDED))
+def test_a_required_variable_has_no_default(missing: str) -> None:
+    done = read_setting("1", **{name: value for name, value in NEEDED.items() if name != missing})
+    assert done.returncode == 1
+    assert f"Set the {missing} environment variable" in done.stderr
+
+
+def test_debug_is_off_and_files_lie_in_var_by_default() -> None:
+    done = read_setting("s.DEBUG, s.STORAGES['default']['BACKEND'], s.MEDIA_ROOT == s.VAR_DIR / 'media'", **NEEDED)
+    assert done.stdout == "(False, 'django.core.files.storage.FileSystemStorage', True)\n"
+
+
+def test_a_bucket_selects_the_s3_store() -> None:
+    code = "s.STORAGES['default']['BACKEND'], s.STORAGES['default']['OPTIONS']['bucket_name']"
+    done = read_setting(code, S3_BUCKET="shop", **NEEDED)
+    assert done.stdout == "('storages.backends.s3.S3Storage', 'shop')\n", done.stderr
+    assert import_string("storages.backends.s3.S3Storage")(bucket_name="shop").bucket_name == "shop"
+
+
+def test_https_turns_the_secure_settings_on() -> None:
+    done = read_setting(
+        "s.SECURE_SSL_REDIRECT, s.SESSION_COOKIE_SECURE, s.ALLOWED_HOSTS",
+        PUBLIC_BASE_URL="https://runflow.example",
+        **NEEDED,
+    )
+    assert done.stdout == "(True, True, ['runflow.example'])\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check_id", "is_deployment"),
+    [
+        ("PUBLIC_BASE_URL", "runflow.example", "assets.E001", False),
+        ("PUBLIC_BASE_URL", "http://127.0.0.1:8000", "assets.W001", True),
+        ("RUN_LEASE", timedelta(milliseconds=500), "batches.E001", False),
+        ("RUN_MAX_ATTEMPTS", 0, "batches.E002", False),
+    ],
+)
+def test_a_combination_that_cannot_work_is_named(
+    settings: Any, name: str, value: object, check_id: str, is_deployment: bool
+) -> None:
+    def found() -> set[str | None]:
+        return {message.id for message in run_checks(include_deployment_checks=is_deployment)}
+
+    settings.PUBLIC_BASE_URL = "https://runflow.example"
+    assert check_id not in found()
+    setattr(settings, name, value)
+    assert check_id in found()
