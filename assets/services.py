@@ -67,7 +67,7 @@ def discard_files(*, assets: Iterable[Asset]) -> None:
     for asset in assets:
         try:
             default_storage.delete(asset.storage_key)
-        except OSError:
+        except Exception:
             logger.warning("Could not discard %s", asset.storage_key, exc_info=True)
 
 

@@ -71,8 +71,14 @@ def execute(*, provider_id: UUID) -> int:
 
 
 def build_adapter(provider: Provider) -> SyncAdapter:
-    """The adapter that PROVIDER_ADAPTERS names for this provider. Imported here, so that only workers load it."""
-    adapter_class = import_string(settings.PROVIDER_ADAPTERS[provider.adapter_code])
+    """The adapter that PROVIDER_ADAPTERS names for this provider. Imported here, so that only workers load it.
+
+    Raises AdapterConfigError or ImportError when there is none, or when it cannot work with the provider's config.
+    """
+    path = settings.PROVIDER_ADAPTERS.get(provider.adapter_code)
+    if path is None:
+        raise AdapterConfigError(f"There is no adapter {provider.adapter_code!r}.")
+    adapter_class = import_string(path)
     adapter: SyncAdapter = adapter_class(
         ProviderConfig(code=provider.code, run_timeout=provider.run_timeout, config=provider.config)
     )
@@ -129,7 +135,7 @@ def _collect(
         if isinstance(outcome, Finished):
             try:
                 assets = _store(run, outcome)
-            except OSError:
+            except Exception:
                 logger.exception("Could not store the outputs of run %s", run.id)
                 outcome = Unavailable("OUTPUT_FETCH_FAILED", "The outputs could not be stored.", "collect")
             else:
@@ -218,8 +224,7 @@ def ring_waiting_providers() -> int:
     """Ring for every provider that has runs to claim. Returns for how many."""
     provider_ids = lifecycle.waiting_providers()
     for provider_id in provider_ids:
-        for _ in range(MOST_DOORBELLS):
-            ring(EXECUTE_TASK, str(provider_id))
+        ring(EXECUTE_TASK, str(provider_id), times=MOST_DOORBELLS)
     return len(provider_ids)
 
 

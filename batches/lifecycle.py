@@ -59,7 +59,7 @@ def claim_runs(*, provider_id: UUID, limit: int, lease: timedelta | None = None)
     """
     lease = lease or settings.RUN_LEASE
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(sql.LOCK_CLAIMS, {"provider_id": provider_id})
+        cursor.execute(sql.LOCK_CLAIMS)
         cursor.execute(sql.CLAIM, {"provider_id": provider_id, "limit": limit, "lease": lease.total_seconds()})
         claimed = [_claimed(row) for row in cursor.fetchall()]
         batch_ids = sorted({run.batch_id for run in claimed if run.batch_id is not None})

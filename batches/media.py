@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable
 from functools import partial
 from urllib.parse import unquote_to_bytes
@@ -14,6 +15,8 @@ from django.conf import settings
 from assets.services import ASSET_SCHEME, AssetMissing, asset_id_of_url, read_asset
 from providers.base import FetchError, Media
 from runflow.lib import outbound
+
+logger = logging.getLogger(__name__)
 
 
 def fetcher_for(organization_id: UUID) -> Callable[[str], Media]:
@@ -31,6 +34,9 @@ def fetch_media(url: str, *, organization_id: UUID) -> Media:
             return Media(*read_asset(asset_id=asset_id, organization_id=organization_id))
         except AssetMissing as exc:
             raise FetchError(str(exc)) from None
+        except Exception as exc:
+            logger.exception("Could not read asset %s", asset_id)  # every store has errors of its own
+            raise FetchError("The asset cannot be read at the moment.", is_retryable=True) from exc
     if url.startswith(ASSET_SCHEME):
         raise FetchError("This is no asset address: runflow://assets/{uuid} is.")
     try:

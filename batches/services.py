@@ -130,8 +130,7 @@ def create_batch(
         _insert_runs_and_items(batch, target, request.items, handles, now)
         # Enough workers for the batch at once; each goes on until nothing is left.
         claims = -(-len(handles) // target.link.provider.claim_size)
-        for _ in range(min(claims, MOST_DOORBELLS)):
-            ring_after_commit(EXECUTE_TASK, str(target.link.provider_id))
+        ring_after_commit(EXECUTE_TASK, str(target.link.provider_id), times=min(claims, MOST_DOORBELLS))
     return batch, handles
 
 

@@ -24,9 +24,9 @@ FROM unnest(%(ids)s::uuid[], %(run_ids)s::uuid[], %(client_refs)s::text[])
 
 # --- Claiming ---------------------------------------------------------------------------------------------------------
 
-# Two workers that claim for one provider at once would see the same candidates and, worse, the same free places of an
-# organisation. A claim takes milliseconds, so they take turns.
-LOCK_CLAIMS = "SELECT pg_advisory_xact_lock(hashtextextended('batches.claim:' || %(provider_id)s::text, 0))"
+# Two workers that claim at once would see the same candidates and, worse, the same free places of an organisation, also
+# when they claim for different providers. A claim takes milliseconds, so all take turns.
+LOCK_CLAIMS = "SELECT pg_advisory_xact_lock(hashtextextended('batches.claim', 0))"
 
 # Fair: the first run of every organisation, then the second of every one, and so on; oldest first within one.
 # `waiting` finds the organisations by hopping through the index (a "loose index scan"), so the cost follows their number

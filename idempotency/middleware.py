@@ -1,6 +1,6 @@
 """Idempotency-Key on every unsafe method (contract.md section 3.2): one table, one transaction, no lock service.
 
-The cases, each with a test of this name in tests/idempotency/:
+The cases; docs/idempotency.md names the test of each:
 1. no header: every request is its own write
 2. first request: the record and the work commit together
 3. same key, same body: the stored answer, byte for byte

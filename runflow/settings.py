@@ -194,9 +194,15 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10.0
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# Publishing happens after a commit, in a customer's request: fail fast, the sweep rings again.
+# Publishing happens after a commit, in a customer's request: fail at once instead of retrying for seconds (kombu does, by
+# its transport options), the sweep rings again.
 CELERY_TASK_PUBLISH_RETRY = False
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 1.0, "socket_timeout": 10.0}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 1.0,
+    "socket_timeout": 10.0,
+    "max_retries": 0,
+    "interval_start": 0,
+}
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "batches.sweep",

@@ -15,17 +15,21 @@ logger = logging.getLogger(__name__)
 DOORBELL_EXPIRES = 60
 
 
-def ring(task: str, *args: str) -> None:
-    """Send the named task now. A broker that is away costs a line in the log; the sweep will ring again."""
+def ring(task: str, *args: str, times: int = 1) -> None:
+    """Send the named task now, `times` over, to wake as many workers.
+
+    A broker that is away costs a line in the log: the sweep will ring again.
+    """
     try:
-        current_app.send_task(task, args=args, expires=DOORBELL_EXPIRES)
+        for _ in range(times):
+            current_app.send_task(task, args=args, expires=DOORBELL_EXPIRES)
     except (OperationalError, OSError):
         logger.warning("The broker did not take a message for %s; the sweep will ring again", task, exc_info=True)
 
 
-def ring_after_commit(task: str, *args: str) -> None:
+def ring_after_commit(task: str, *args: str, times: int = 1) -> None:
     """Send the named task once the surrounding transaction has committed.
 
     Named, not imported: services may start tasks, and tasks call services.
     """
-    transaction.on_commit(partial(ring, task, *args))
+    transaction.on_commit(partial(ring, task, *args, times=times))

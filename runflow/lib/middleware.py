@@ -33,11 +33,9 @@ class RequestIdMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _VISIBLE_ASCII.fullmatch(given) else str(uuid7())
-        token = request_id_var.set(request_id)
-        try:
-            response = self.get_response(request)
-        finally:
-            request_id_var.reset(token)
+        # Not reset afterwards: Django logs a refused request when this middleware has already returned.
+        request_id_var.set(request_id)
+        response = self.get_response(request)
         response.headers["X-Request-Id"] = request_id
         return response
 

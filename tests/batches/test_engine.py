@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import current_app
+from celery import Celery, current_app
 from django.conf import settings as django_settings
 from django.core.files.storage import default_storage
 from django.db import transaction
@@ -305,3 +306,20 @@ def test_the_execute_task_takes_an_id_as_text(count_queries: Callable[..., Any])
     tasks.execute(str(Run.objects.get().provider_id))
     assert Run.objects.get().status_code == "succeeded"
     assert json.dumps(Run.objects.get().output)
+
+
+def test_a_broker_that_refuses_connections_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard: `max_retries` in CELERY_BROKER_TRANSPORT_OPTIONS. Without it kombu sleeps between its tries, for seconds."""
+    slept: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", slept.append)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        app = Celery(set_as_current=False)
+        app.conf.update(
+            broker_url=f"redis://127.0.0.1:{closed.getsockname()[1]}/0",
+            broker_transport_options=django_settings.CELERY_BROKER_TRANSPORT_OPTIONS,
+            task_publish_retry=django_settings.CELERY_TASK_PUBLISH_RETRY,
+        )
+        with pytest.raises(OperationalError), app.producer_pool.acquire(block=True) as producer:
+            producer.publish({}, routing_key="dispatch", retry=app.conf.task_publish_retry)
+    assert slept == []
