@@ -13,30 +13,43 @@ from runflow.lib.middleware import ApiMiddleware
 
 
 class ApiRequest(HttpRequest):
-    """A request that ApiKeyMiddleware has seen. `caller` is None when no key was sent."""
+    """A request that ApiKeyMiddleware has seen.
+
+    `caller` is None when no key was sent, or one that is refused: then `refusal` is why. Whoever needs a caller raises it
+    (ApiKeyAuthentication); public routes answer all the same.
+    """
 
     caller: Caller | None
+    refusal: errors.DomainError | None
 
 
 class ApiKeyMiddleware(ApiMiddleware):
-    """Puts `request.caller`: the Caller behind `Authorization: Bearer …`, or None where the header is absent.
+    """Puts `request.caller`: the Caller behind `Authorization: Bearer …`, and `request.refusal`.
 
-    401 for a header that is there but no valid key; 400 / 403 for X-Organization-Id (contract.md section 1).
+    A refusal is 401 for a header that is there but no valid key, 400 or 403 for X-Organization-Id (contract.md section 1).
     """
 
-    def answer(self, request: HttpRequest) -> HttpResponseBase:
-        caller = None
-        header = request.headers.get("Authorization")
-        if header is not None:
-            scheme, _, key = header.partition(" ")
-            if scheme.lower() != "bearer" or not key.strip():
-                raise errors.Unauthorized
-            caller = find_caller(key=key.strip())
-            if caller is None:
-                raise errors.Unauthorized("This API key is unknown, expired or revoked.")
-            _check_organization(request.headers.get("X-Organization-Id"), caller)
-        request.caller = caller  # type: ignore[attr-defined]
+    def answer(self, request: ApiRequest) -> HttpResponseBase:  # type: ignore[override]
+        request.caller, request.refusal = None, None
+        try:
+            request.caller = _find_caller(request)
+        except errors.DomainError as refusal:
+            request.refusal = refusal
         return self.get_response(request)
+
+
+def _find_caller(request: HttpRequest) -> Caller | None:
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise errors.Unauthorized
+    caller = find_caller(key=key.strip())
+    if caller is None:
+        raise errors.Unauthorized("This API key is unknown, expired or revoked.")
+    _check_organization(request.headers.get("X-Organization-Id"), caller)
+    return caller
 
 
 def _check_organization(header: str | None, caller: Caller) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Case, F, OuterRef, Q, When
+from django.db.models.functions import JSONObject
+from django.db.models.lookups import In
 
 from accounts.models import ApiKey, Organization
 from models_registry.models import Model, Provider, ProviderLink, Template
@@ -83,6 +86,28 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         """The only way an API view starts a query."""
         return self.filter(organization=organization)
 
+    def with_item_rows(self, *, with_input: bool = False) -> Self:
+        """Annotate `item_rows`: the items in order, a dict each, with what a detail shows of their runs.
+
+        In the batch's own statement, so that its counters and its items are of one moment. A batch at work reads no more of
+        its runs than their status: polling stays cheap.
+        """
+        when_terminal = {
+            name: Case(When(In(OuterRef("status_code"), BATCH_TERMINAL), then=F(f"run__{name}")))
+            for name in ("output", "failure_code", "failure_message", "failure_stage_code")
+        }
+        items = BatchItem.objects.filter(batch=OuterRef("pk")).order_by("sequence_index")
+        row = JSONObject(
+            id="id",
+            sequence_index="sequence_index",
+            run_id="run_id",
+            client_ref="client_ref",
+            status_code="run__status_code",
+            **when_terminal,
+            **({"input": "run__input"} if with_input else {}),
+        )
+        return self.annotate(item_rows=ArraySubquery(items.values(row=row)))
+
 
 class Batch(models.Model):
     """Up to a hundred runs of one model that were asked for together.
@@ -114,6 +139,7 @@ class Batch(models.Model):
     completed_at = models.DateTimeField(null=True)
 
     objects = BatchQuerySet.as_manager()
+    item_rows: list[dict[str, Any]]  # where BatchQuerySet.with_item_rows annotated it
 
     class Meta:
         ordering = ["-id"]

@@ -19,16 +19,8 @@ from batches import sql
 from batches.engine import EXECUTE_TASK, MOST_DOORBELLS
 from batches.models import Batch, BatchStatus, RunStatus, Source
 from models_registry.catalogue import Target
-from models_registry.validation import (
-    MAX_ERRORS,
-    ErrorList,
-    ItemInput,
-    cap_errors,
-    is_storable,
-    json_fault,
-    shown,
-    validate_items,
-)
+from models_registry.faults import MAX_ERRORS, is_storable, json_fault, shown
+from models_registry.validation import ErrorList, ItemInput, cap_errors, validate_items
 from runflow.lib import errors, outbound
 from runflow.lib.doorbell import ring_after_commit
 from runflow.lib.errors import ErrorItem

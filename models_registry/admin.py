@@ -13,6 +13,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from models_registry.declarations import check_declaration, check_model_path, check_output
+from models_registry.faults import json_fault
 from models_registry.models import (
     Endpoint,
     Model,
@@ -24,7 +25,7 @@ from models_registry.models import (
     Template,
 )
 from models_registry.templates import Fault, check_bindings
-from models_registry.validation import json_fault, url_fault
+from models_registry.uris import url_fault
 from runflow.lib.admin import (
     NO_ROW_TITLES,
     BaseInlineFormSet,

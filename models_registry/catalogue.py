@@ -31,15 +31,23 @@ class Target:
     serializer_class: type[ItemSerializer]
 
 
+def _usable_by(organization: Organization, prefix: str = "") -> Q:
+    """Models of its own, and those that belong to nobody or are public."""
+    return (
+        Q(**{f"{prefix}organization__isnull": True})
+        | Q(**{f"{prefix}organization": organization})
+        | Q(**{f"{prefix}is_public": True})
+    )
+
+
 def find_model(*, owner: str, slug: str, organization: Organization) -> Model:
-    """The active model of this name that the organisation may use: one of its own, or one that belongs to nobody.
+    """The active model of this name that the organisation may use.
 
     Raises ModelNotFound, also for another organisation's private model; ModelUnavailable for an inactive one.
     """
     if check_model_path(owner, slug):
         raise ModelNotFound  # before the database sees it: no text that PostgreSQL could not take
-    usable = Q(organization__isnull=True) | Q(organization=organization) | Q(is_public=True)
-    model = Model.objects.filter(usable, owner=owner, slug=slug).first()
+    model = Model.objects.filter(_usable_by(organization), owner=owner, slug=slug).first()
     if model is None:
         raise ModelNotFound
     if model.status_code != ModelStatus.ACTIVE:
@@ -50,20 +58,30 @@ def find_model(*, owner: str, slug: str, organization: Organization) -> Model:
 def batch_target(*, owner: str, slug: str, organization: Organization) -> Target:
     """What a batch of this model runs on: its active link of the lowest priority number that has a template.
 
-    Two statements, and one more when this process meets the model's version for the first time. Raises ModelNotFound,
+    One statement, and one more when this process meets the model's version for the first time. Raises ModelNotFound,
     ModelUnavailable, and ValidationFailed `model_not_template_backed` for a provider-only model.
     """
-    model = find_model(owner=owner, slug=slug, organization=organization)
+    if check_model_path(owner, slug):
+        raise ModelNotFound
     link = (
-        ProviderLink.objects.select_related("provider", "template")
+        ProviderLink.objects.select_related("model", "provider", "template")
         .defer("template__body", "template__bindings")
-        .filter(model=model, is_active=True, template__isnull=False)
+        .filter(
+            _usable_by(organization, "model__"),
+            model__owner=owner,
+            model__slug=slug,
+            model__status_code=ModelStatus.ACTIVE,
+            is_active=True,
+            template__isnull=False,
+        )
         .order_by("priority", "id")
         .first()
     )
     if link is None or link.template is None:
+        find_model(owner=owner, slug=slug, organization=organization)  # says what is wrong with the model itself
         message = "This model cannot run batches: no active provider link of it has a template."
         raise errors.ValidationFailed(
             message, errors=[{"loc": ["path", "slug"], "msg": message, "type": "model_not_template_backed"}]
         )
+    model = link.model
     return Target(model, link, link.template, validator_for(model.pk, model.version, model.inputs.all))

@@ -16,9 +16,12 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
+from models_registry.faults import Refused, json_fault
+from models_registry.fields import make_field
 from models_registry.models import MEDIA_TYPES, DefaultBehavior, ModelInput, ModelOutput, Validator, VariableType
 from models_registry.templates import Fault
-from models_registry.validation import CLIENT_REF, MEDIA_SCHEMES, Refused, json_fault, make_field
+from models_registry.uris import MEDIA_SCHEMES
+from models_registry.validation import CLIENT_REF
 
 __all__ = [
     "DeclarationError",
@@ -159,7 +162,7 @@ def check_model_path(owner: Any, slug: Any) -> list[Fault]:
 def check_value_rules(type_code: Any, validator_code: Any, attrs: Any) -> list[Fault]:
     """Say what is wrong with a type, its validator and the validator's attributes.
 
-    What passes, `validation.make_field` can build.
+    What passes, `fields.make_field` can build.
     """
     faults = []
     if type_code not in VariableType.values:

@@ -9,31 +9,31 @@ import re
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 import yaml
 
 from models_registry.declarations import check_declaration, check_model_path, check_output
+from models_registry.faults import json_faults
 from models_registry.models import DefaultBehavior, ModelInput, ModelOutput, ModelStatus, ProviderStatus, Validator
+from models_registry.sections import (
+    MAX_DB_INTEGER,
+    MISSING,
+    Missing,
+    Once,
+    Section,
+    given_values,
+    items_or_empty,
+    text_or_empty,
+)
 from models_registry.templates import Fault
-from models_registry.validation import json_faults, url_fault
+from models_registry.uris import url_fault
 
 CODE = re.compile(r"[A-Za-z0-9_-]+")
 PRICE = re.compile(r"[0-9]+(\.[0-9]+)?")
 # Model.price: max_digits=12, decimal_places=6.
 PRICE_DECIMALS = 6
 PRICE_LIMIT = Decimal(10) ** 6
-MAX_DB_INTEGER = 2**31 - 1
-
-
-class Missing(Enum):
-    """A key that the file does not have. (None is a value: `organization: null`.)"""
-
-    MISSING = "missing"
-
-
-MISSING: Final = Missing.MISSING
 
 
 @dataclass
@@ -132,100 +132,6 @@ def load_manifest(text: str) -> Any:
 # --- Checking -----------------------------------------------------------------------------------------------
 
 
-class _Section:
-    """One mapping of the file: takes its values out key by key and notes what is wrong with them."""
-
-    def __init__(self, data: Any, path: str, known: Collection[str], faults: list[Fault]) -> None:
-        self.path = path
-        self.faults = faults
-        self.data: dict[str, object] = data if isinstance(data, dict) else {}
-        if not isinstance(data, dict):
-            self.fault("", "must be a mapping")
-        for key in self.data:
-            if key not in known:
-                self.fault(key, f"unknown key; known are {', '.join(known)}")
-
-    def fault(self, key: str, reason: str) -> None:
-        self.faults.append(Fault(f"{self.path}.{key}".strip("."), reason))
-
-    def text(self, key: str, max_length: int | None = None, *, is_required: bool = False) -> str | Missing:
-        value = self.data.get(key, MISSING)
-        if value is MISSING:
-            if is_required:
-                self.fault(key, "is required")
-            return MISSING
-        if not isinstance(value, str):
-            self.fault(key, "must be text (in quotes, if it looks like something else)")
-            return MISSING
-        if is_required and not value.strip():
-            self.fault(key, "must not be empty")
-        if max_length is not None and len(value) > max_length:
-            self.fault(key, f"must have at most {max_length} characters")
-        return value
-
-    def integer(self, key: str, low: int, high: int = MAX_DB_INTEGER) -> int | Missing:
-        value = self.data.get(key, MISSING)
-        if value is MISSING:
-            return MISSING
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            self.fault(key, f"must be an integer from {low} to {high}")
-            return MISSING
-        return value
-
-    def flag(self, key: str) -> bool | Missing:
-        value = self.data.get(key, MISSING)
-        if value is MISSING or isinstance(value, bool):
-            return value
-        self.fault(key, "must be true or false")
-        return MISSING
-
-    def choice(self, key: str, choices: Collection[str], *, is_required: bool = False) -> str | Missing:
-        value = self.text(key, is_required=is_required)
-        if value is not MISSING and value not in choices:
-            self.fault(key, f"{value!r} is none of {', '.join(sorted(choices)) or '(there are none)'}")
-        return value
-
-    def mapping(self, key: str) -> dict[str, Any] | Missing:
-        value = self.data.get(key, MISSING)
-        if value is MISSING or isinstance(value, dict):
-            return value
-        self.fault(key, "must be a mapping")
-        return MISSING
-
-    def items(self, key: str) -> list[tuple[str, Any]] | Missing:
-        """The elements of a list, each with its path."""
-        value = self.data.get(key, MISSING)
-        if value is MISSING:
-            return MISSING
-        if not isinstance(value, list):
-            self.fault(key, "must be a list")
-            return MISSING
-        prefix = f"{self.path}.{key}".strip(".")
-        return [(f"{prefix}[{index}]", element) for index, element in enumerate(value)]
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not MISSING}
-
-
-def _text_or_empty(value: str | Missing) -> str:
-    return "" if value is MISSING else value
-
-
-class _Once:
-    """Refuses the second of two equal names."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        self.faults = faults
-        self.first: dict[Hashable, str] = {}
-
-    def see(self, name: Hashable, path: str) -> None:
-        if name in self.first:
-            self.faults.append(Fault(path, f"is declared by {self.first[name]} already"))
-        else:
-            self.first[name] = path
-
-
 def read_manifest(data: Any, *, known_adapters: Collection[str]) -> tuple[Manifest, list[Fault]]:
     """Turn a manifest's values into specs, and say everything that is wrong with them.
 
@@ -236,24 +142,20 @@ def read_manifest(data: Any, *, known_adapters: Collection[str]) -> tuple[Manife
         faults.append(Fault(_path_of(unstorable.path), f"{unstorable} (not usable as JSON)"))
     if faults:
         return Manifest(), faults
-    top = _Section(data, "", ("providers", "models"), faults)
+    top = Section(data, "", ("providers", "models"), faults)
     manifest = Manifest()
-    once = _Once(faults)
-    for path, element in _or_empty(top.items("providers")):
+    once = Once(faults)
+    for path, element in items_or_empty(top.items("providers")):
         provider = _read_provider(element, path, known_adapters, faults)
         once.see(("provider", provider.code), path)
         manifest.providers.append(provider)
-    once = _Once(faults)
-    for path, element in _or_empty(top.items("models")):
+    once = Once(faults)
+    for path, element in items_or_empty(top.items("models")):
         model = _read_model(element, path, faults)
         once.see((model.owner, model.slug), path)
         manifest.models.append(model)
     _check_templates_agree(manifest, faults)
     return manifest, faults
-
-
-def _or_empty(items: list[tuple[str, Any]] | Missing) -> list[tuple[str, Any]]:
-    return [] if items is MISSING else items
 
 
 def _path_of(steps: tuple[str | int, ...]) -> str:
@@ -262,14 +164,14 @@ def _path_of(steps: tuple[str | int, ...]) -> str:
 
 def _read_provider(data: Any, path: str, known_adapters: Collection[str], faults: list[Fault]) -> ProviderSpec:
     known = ("code", "name", "adapter_code", "config", "claim_size", "run_timeout", "status_code", "endpoints")
-    section = _Section(data, path, known, faults)
-    code = _text_or_empty(section.text("code", 100, is_required=True))
+    section = Section(data, path, known, faults)
+    code = text_or_empty(section.text("code", 100, is_required=True))
     if code and not CODE.fullmatch(code):
         section.fault("code", f"must match ^{CODE.pattern}$")
     provider = ProviderSpec(
         path,
         code,
-        _given(
+        given_values(
             name=section.text("name", 255, is_required=True),
             adapter_code=section.choice("adapter_code", known_adapters, is_required=True),
             config=section.mapping("config"),
@@ -278,16 +180,18 @@ def _read_provider(data: Any, path: str, known_adapters: Collection[str], faults
             status_code=section.choice("status_code", ProviderStatus.values),
         ),
     )
-    once = _Once(faults)
-    for endpoint_path, element in _or_empty(section.items("endpoints")):
-        endpoint = _Section(element, endpoint_path, ("base_url", "max_in_flight"), faults)
-        base_url = _text_or_empty(endpoint.text("base_url", 500, is_required=True))
+    once = Once(faults)
+    for endpoint_path, element in items_or_empty(section.items("endpoints")):
+        endpoint = Section(element, endpoint_path, ("base_url", "max_in_flight"), faults)
+        base_url = text_or_empty(endpoint.text("base_url", 500, is_required=True))
         # Not Django's URLValidator: it refuses the single-label hosts of container networks
         # (http://comfyui:8188).
         if base_url and (not base_url.startswith(("http://", "https://")) or url_fault(base_url)):
             endpoint.fault("base_url", "must be an http(s) URL with a host and without a user name or password")
         once.see(base_url, endpoint_path)
-        provider.endpoints.append(EndpointSpec(base_url, _given(max_in_flight=endpoint.integer("max_in_flight", 1))))
+        provider.endpoints.append(
+            EndpointSpec(base_url, given_values(max_in_flight=endpoint.integer("max_in_flight", 1)))
+        )
     return provider
 
 
@@ -296,7 +200,7 @@ def _read_model(data: Any, path: str, faults: list[Fault]) -> ModelSpec:
         *("owner", "slug", "name", "description", "price", "is_public", "status_code", "organization"),
         *("inputs", "outputs", "links"),
     )
-    section = _Section(data, path, known, faults)
+    section = Section(data, path, known, faults)
     owner, slug = section.data.get("owner"), section.data.get("slug")
     faults += [fault.under(path) for fault in check_model_path(owner, slug)]
     organization: str | Missing | None = None
@@ -306,7 +210,7 @@ def _read_model(data: Any, path: str, faults: list[Fault]) -> ModelSpec:
         path,
         owner if isinstance(owner, str) else "",
         slug if isinstance(slug, str) else "",
-        _given(
+        given_values(
             name=section.text("name", 255, is_required=True),
             description=section.text("description"),
             price=_read_price(section),
@@ -320,21 +224,21 @@ def _read_model(data: Any, path: str, faults: list[Fault]) -> ModelSpec:
     )
     inputs, outputs, links = section.items("inputs"), section.items("outputs"), section.items("links")
     if inputs is not MISSING:
-        once = _Once(faults)
+        once = Once(faults)
         model.inputs = []
         for index, (input_path, element) in enumerate(inputs):
             declaration = _read_input(element, input_path, index, faults)
             once.see(str(declaration.name), input_path)
             model.inputs.append(declaration)
     if outputs is not MISSING:
-        once = _Once(faults)
+        once = Once(faults)
         model.outputs = []
         for index, (output_path, element) in enumerate(outputs):
             output = _read_output(element, output_path, index, faults)
             once.see(str(output.name), output_path)
             model.outputs.append(output)
     if links is not MISSING:
-        once = _Once(faults)
+        once = Once(faults)
         model.links = []
         for link_path, element in links:
             link = _read_link(element, link_path, faults)
@@ -343,7 +247,7 @@ def _read_model(data: Any, path: str, faults: list[Fault]) -> ModelSpec:
     return model
 
 
-def _read_price(section: _Section) -> Decimal | Missing:
+def _read_price(section: Section) -> Decimal | Missing:
     """The exact decimal that is written: YAML's 0.55 is a float, whose shortest text is "0.55" again."""
     value = section.data.get("price", MISSING)
     if value is MISSING:
@@ -368,7 +272,7 @@ def _read_input(data: Any, path: str, index: int, faults: list[Fault]) -> ModelI
         *("name", "display_name", "description", "variable_type_code", "is_required", "default_behavior_code"),
         *("default_value", "validator_code", "validator_attrs", "is_featured"),
     )
-    section = _Section(data, path, known, faults)
+    section = Section(data, path, known, faults)
     given: dict[str, Any] = section.data
     default = given.get("default_value")
     behavior = DefaultBehavior.OMIT if default is None else DefaultBehavior.USE_DEFAULT
@@ -376,8 +280,8 @@ def _read_input(data: Any, path: str, index: int, faults: list[Fault]) -> ModelI
         behavior = DefaultBehavior.OMIT  # what is wrong with the default is said once
     declaration = ModelInput(
         name=given.get("name", ""),
-        display_name=_text_or_empty(section.text("display_name", 255)),
-        description=_text_or_empty(section.text("description")),
+        display_name=text_or_empty(section.text("display_name", 255)),
+        description=text_or_empty(section.text("description")),
         variable_type_code=given.get("variable_type_code", ""),
         default_behavior_code=given.get("default_behavior_code", behavior.value),
         validator_code=given.get("validator_code", Validator.NONE.value),
@@ -392,13 +296,13 @@ def _read_input(data: Any, path: str, index: int, faults: list[Fault]) -> ModelI
 
 
 def _read_output(data: Any, path: str, index: int, faults: list[Fault]) -> ModelOutput:
-    section = _Section(data, path, ("name", "variable_type_code", "display_name", "description"), faults)
+    section = Section(data, path, ("name", "variable_type_code", "display_name", "description"), faults)
     given: dict[str, Any] = section.data
     output = ModelOutput(
         name=given.get("name", ""),
         variable_type_code=given.get("variable_type_code", ""),
-        display_name=_text_or_empty(section.text("display_name", 255)),
-        description=_text_or_empty(section.text("description")),
+        display_name=text_or_empty(section.text("display_name", 255)),
+        description=text_or_empty(section.text("description")),
         sort_order=index,
     )
     faults += [fault.under(path) for fault in check_output(output)]
@@ -406,20 +310,20 @@ def _read_output(data: Any, path: str, index: int, faults: list[Fault]) -> Model
 
 
 def _read_link(data: Any, path: str, faults: list[Fault]) -> LinkSpec:
-    section = _Section(data, path, ("provider", "priority", "is_active", "template"), faults)
+    section = Section(data, path, ("provider", "priority", "is_active", "template"), faults)
     priority, is_active = section.integer("priority", -MAX_DB_INTEGER), section.flag("is_active")
     template = None
     # `template: null` is a link without one, too.
     if section.data.get("template") is not None:
         inner_path = f"{path}.template"
-        inner = _Section(section.data["template"], inner_path, ("name", "body", "bindings"), faults)
-        name = _text_or_empty(inner.text("name", 255, is_required=True))
+        inner = Section(section.data["template"], inner_path, ("name", "body", "bindings"), faults)
+        name = text_or_empty(inner.text("name", 255, is_required=True))
         if inner.data and inner.data.get("body") is None:
             inner.fault("body", "is required")
         template = TemplateSpec(inner_path, name, inner.data.get("body"), inner.data.get("bindings", []))
     return LinkSpec(
         path,
-        _text_or_empty(section.text("provider", is_required=True)),
+        text_or_empty(section.text("provider", is_required=True)),
         100 if priority is MISSING else priority,
         is_active is not False,
         template,

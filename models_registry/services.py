@@ -15,8 +15,9 @@ from django.db.models import Prefetch
 from django.utils import timezone
 
 from accounts.models import Organization
-from models_registry.manifest import MISSING, LinkSpec, Manifest, ModelSpec, ProviderSpec, read_manifest, same_json
+from models_registry.manifest import LinkSpec, Manifest, ModelSpec, ProviderSpec, read_manifest, same_json
 from models_registry.models import Endpoint, Model, ModelInput, ModelOutput, Provider, ProviderLink, Template
+from models_registry.sections import MISSING
 from models_registry.templates import Fault, check_bindings
 
 # Any fixed number: two imports at once would both think that the next version of a template is theirs.

@@ -62,7 +62,6 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "runflow.urls"
 WSGI_APPLICATION = "runflow.wsgi.application"
-ASGI_APPLICATION = "runflow.asgi.application"
 APPEND_SLASH = False  # the contract's routes have none, and a redirect would lose a POST body
 
 TEMPLATES = [

@@ -14,7 +14,10 @@ from runflow.lib import errors
 
 class ApiKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Caller, None] | None:
-        caller = cast(ApiRequest, request._request).caller
+        seen = cast(ApiRequest, request._request)
+        if seen.refusal is not None:
+            raise seen.refusal
+        caller = seen.caller
         return (caller, None) if caller is not None else None
 
     def authenticate_header(self, request: Request) -> str:

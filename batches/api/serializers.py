@@ -39,10 +39,13 @@ def output_body(output: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**output, "outputs": outputs}
 
 
-def error_body(run: Run) -> dict[str, Any] | None:
-    if run.status_code != RunStatus.FAILED:
+def error_body(
+    *, status_code: str, code: str | None, message: str | None, stage_code: str | None
+) -> dict[str, Any] | None:
+    """The `error` of a failed run."""
+    if status_code != RunStatus.FAILED:
         return None
-    return {"code": run.failure_code, "message": run.failure_message, "stage_code": run.failure_stage_code}
+    return {"code": code, "message": message, "stage_code": stage_code}
 
 
 def handle_body(handle: ItemHandle) -> dict[str, Any]:
@@ -77,12 +80,9 @@ def batch_created_body(batch: Batch, handles: Iterable[ItemHandle]) -> dict[str,
     }
 
 
-def batch_body(batch: Batch, items: Sequence[BatchItem], *, with_input: bool = False) -> dict[str, Any]:
-    """BatchDetail. `items` with their runs, in order of sequence_index."""
+def batch_body(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """BatchDetail. `item_rows` as BatchQuerySet.with_item_rows gives them."""
     is_terminal = batch.status_code in BATCH_TERMINAL
-    handles = (
-        ItemHandle(item.pk, item.sequence_index, item.run_id, item.run.status_code, item.client_ref) for item in items
-    )
     return {
         "id": batch.pk,
         "org_id": batch.organization_id,
@@ -95,11 +95,11 @@ def batch_body(batch: Batch, items: Sequence[BatchItem], *, with_input: bool = F
         "items_succeeded": batch.items_succeeded,
         "items_failed": batch.items_failed,
         "items_cancelled": batch.items_cancelled,
-        "input": [_given(item) for item in items] if with_input else None,
+        "input": [_given(row) for row in item_rows] if "input" in item_rows[0] else None,
         "resolved_template_id": batch.resolved_template_id,
         "dispatch_provider_link_id": batch.dispatch_provider_link_id,
         "cost": money(batch.cost),
-        "output": _batch_output(batch, items) if is_terminal else None,
+        "output": _batch_output(batch, item_rows) if is_terminal else None,
         "metadata": batch.metadata,
         "callback_url": batch.callback_url,
         "duration_ms": batch.duration_ms,
@@ -111,29 +111,37 @@ def batch_body(batch: Batch, items: Sequence[BatchItem], *, with_input: bool = F
         "started_at": batch.started_at,
         "completed_at": batch.completed_at,
         "links": {"self": f"/v1/batches/{batch.pk}", "items": f"/v1/batches/{batch.pk}/items"},
-        "items": [handle_body(handle) for handle in handles],
+        "items": [{name: row[name] for name in _HANDLE} for row in item_rows],
     }
 
 
-def _given(item: BatchItem) -> dict[str, Any]:
+_HANDLE = ("id", "sequence_index", "run_id", "status_code", "client_ref")
+
+
+def _given(row: dict[str, Any]) -> dict[str, Any]:
     """The input of an item with its client_ref put back, as it could be posted again."""
-    reference = {} if item.client_ref is None else {"client_ref": item.client_ref}
-    return {**reference, **item.run.input}
+    reference = {} if row["client_ref"] is None else {"client_ref": row["client_ref"]}
+    return {**reference, **row["input"]}
 
 
-def _batch_output(batch: Batch, items: Sequence[BatchItem]) -> dict[str, Any]:
+def _batch_output(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The envelope of contract.md section 3.5."""
     return {
         "items": [
             {
-                "sequence_index": item.sequence_index,
-                "client_ref": item.client_ref,
-                "run_id": item.run_id,
-                "status_code": item.run.status_code,
-                "output": output_body(item.run.output),
-                "error": error_body(item.run),
+                "sequence_index": row["sequence_index"],
+                "client_ref": row["client_ref"],
+                "run_id": row["run_id"],
+                "status_code": row["status_code"],
+                "output": output_body(row["output"]),
+                "error": error_body(
+                    status_code=row["status_code"],
+                    code=row["failure_code"],
+                    message=row["failure_message"],
+                    stage_code=row["failure_stage_code"],
+                ),
             }
-            for item in items
+            for row in item_rows
         ],
         "succeeded": batch.items_succeeded,
         "failed": batch.items_failed,
@@ -156,7 +164,12 @@ def item_body(item: BatchItem) -> dict[str, Any]:
         "input": run["input"],
         "cost": run["cost"],
         "output": run["output"],
-        "error": error_body(item.run),
+        "error": error_body(
+            status_code=run["status_code"],
+            code=run["failure_code"],
+            message=run["failure_message"],
+            stage_code=run["failure_stage_code"],
+        ),
         "started_at": run["started_at"],
         "completed_at": run["completed_at"],
         "run": run,

@@ -12,7 +12,7 @@ from accounts.api.authentication import caller_of
 from accounts.models import Scope
 from batches.api.pagination import page_of_items
 from batches.api.serializers import batch_body, batch_created_body, item_body, money, run_body
-from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run
+from batches.models import Batch, BatchItem, Run
 from batches.services import check_batch_request, create_batch, estimate_cost
 from models_registry.catalogue import batch_target
 from runflow.lib import errors
@@ -65,16 +65,11 @@ class BatchView(ApiView):
     scopes = {"GET": Scope.BATCHES_READ}
 
     def get(self, request: Request, batch_id: str) -> Response:
-        batch = _batch_or_404(request, batch_id)
+        parsed = parse_uuid(batch_id) or _raise(BatchNotFound)
         with_input = "input" in request.query_params.get("embed", "").split(",")
-        items = BatchItem.objects.filter(batch=batch).select_related("run").order_by("sequence_index")
-        # Polling a batch at work reads no more of its runs than their status.
-        columns = ["id", "sequence_index", "client_ref", "batch_id", "run__status_code"]
-        if batch.status_code in BATCH_TERMINAL:
-            columns += ["run__output", "run__failure_code", "run__failure_message", "run__failure_stage_code"]
-        if with_input:
-            columns.append("run__input")
-        return Response(batch_body(batch, list(items.only(*columns)), with_input=with_input))
+        batches = Batch.objects.visible_to(caller_of(request).organization).with_item_rows(with_input=with_input)
+        batch = batches.filter(pk=parsed).first() or _raise(BatchNotFound)
+        return Response(batch_body(batch, batch.item_rows))
 
 
 class BatchItemsView(ApiView):

@@ -34,8 +34,6 @@ class JSONParser(BaseParser):
     ) -> Any:
         try:
             return jsonlib.loads(stream.read())
-        except RequestDataTooBig:
-            raise errors.PayloadTooLarge from None
         except ValueError as exc:
             raise errors.BadRequest(f"The body is not valid JSON: {exc}") from None
 
@@ -99,16 +97,12 @@ def as_domain_error(exc: Exception) -> errors.DomainError | None:
     return None
 
 
-def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response | None:
+def exception_handler(exc: Exception, context: Mapping[str, Any]) -> Response | None:  # noqa: ARG001 DRF names it
     """DRF's EXCEPTION_HANDLER. None lets the exception go on to ErrorEnvelopeMiddleware, which answers 500."""
     error = as_domain_error(exc)
     if error is None:
         return None
-    headers = dict(error.headers)
-    view = context.get("view")
-    if isinstance(exc, exceptions.MethodNotAllowed) and view is not None:
-        headers["Allow"] = ", ".join(view.allowed_methods)
-    return Response(error.body(), status=error.status, headers=headers)
+    return Response(error.body(), status=error.status, headers=error.headers)
 
 
 def not_found_view(_request: HttpRequest, exception: Exception) -> HttpResponse:  # noqa: ARG001 called by name

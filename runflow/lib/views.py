@@ -33,8 +33,9 @@ def is_true(text: str | None) -> bool:
 
 
 def parse_uuid(text: str) -> UUID | None:
-    """The UUID that a path segment spells, or None."""
+    """The UUID that a path segment spells, or None. One spelling only: UUID() also takes braces, `urn:uuid:` and bare hex."""
     try:
-        return UUID(text)
+        parsed = UUID(text)
     except ValueError:
         return None
+    return parsed if str(parsed) == text.lower() else None

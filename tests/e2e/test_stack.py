@@ -17,12 +17,15 @@ import psycopg
 import pytest
 import redis
 
-from runflow import stack
+from runflow.stack.application import STOP_WEB, processes
+from runflow.stack.postgres import clear_postmaster_pid
+from runflow.stack.services import services
+from runflow.stack.session import ROOT, StackError, session
 
 SECONDS = 15.0
 # The stack on a root of our own, as `python -m runflow.stack` does it on the checkout.
 PROGRAM = (
-    "import sys; from pathlib import Path; from runflow.stack import main;"
+    "import sys; from pathlib import Path; from runflow.stack.cli import main;"
     "sys.exit(main(sys.argv[2:], root=Path(sys.argv[1])))"
 )
 # Tells which servers it got, then waits to be told that it may end.
@@ -37,7 +40,7 @@ class Stack:
         inherited = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(root), *argv],
-            cwd=stack.ROOT,
+            cwd=ROOT,
             env={**inherited, **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -204,7 +207,7 @@ def test_data_are_held_by_one_stack_and_survive_its_kill_9(root: Path) -> None:
 def test_pid_file_of_a_crashed_server_does_not_block_when_its_number_is_in_use(root: Path) -> None:
     pid_file = root / "postmaster.pid"
     pid_file.write_text(f"{os.getpid()}\n{root}\n")
-    stack._clear_postmaster_pid(root)
+    clear_postmaster_pid(root)
     assert not pid_file.exists()
 
 
@@ -212,7 +215,7 @@ def test_two_scratch_stacks_at_once_have_servers_of_their_own(root: Path, monkey
     other = Stack(root, "run", "--scratch", "--", "sh", "-c", HOLD)
     for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
-    with stack.services(root, scratch=True) as env:
+    with services(root, scratch=True) as env:
         mine = env["DATABASE_URL"], env["REDIS_URL"]
         others = other.urls()
         assert answers(*mine)
@@ -245,8 +248,8 @@ def test_each_server_is_provided_or_not_by_itself(root: Path) -> None:
 
 
 def test_a_supervised_process_that_ends_is_named_with_its_log(root: Path) -> None:
-    with stack.session(root, scratch=True) as held, stack.processes(held) as supervisor:
-        web = supervisor.start("web", ["sh", "-c", "echo the reason; exit 3"], dict(os.environ), stack.STOP_WEB)
+    with session(root, scratch=True) as held, processes(held) as supervisor:
+        web = supervisor.start("web", ["sh", "-c", "echo the reason; exit 3"], dict(os.environ), STOP_WEB)
         web.process.wait()
-        with pytest.raises(stack.StackError, match=r"web ended \(exit code 3\)(.|\n)*web.log(.|\n)*the reason"):
+        with pytest.raises(StackError, match=r"web ended \(exit code 3\)(.|\n)*web.log(.|\n)*the reason"):
             supervisor.check()

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 
 from models_registry import validation
 from models_registry.declarations import check_declaration
+from models_registry.faults import MAX_ERRORS, json_fault
 from models_registry.models import ModelInput
 from models_registry.validation import (
-    MAX_ERRORS,
     ErrorList,
     ItemInput,
     cap_errors,
     compile_serializer,
-    json_fault,
     validate_input,
     validate_items,
     validator_for,
