@@ -25,6 +25,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def broker() -> Iterator[redis.Redis]:
+    """The broker's own database. Tests empty it with FLUSHDB: FLUSHALL would take the neighbours' keys on a shared server."""
     client = redis.Redis.from_url(settings.REDIS_URL)
     client.flushdb()
     yield client
