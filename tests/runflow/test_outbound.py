@@ -17,15 +17,13 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from runflow.lib import outbound
+from runflow.lib.addresses import Address, Network, is_allowed_address
 from runflow.lib.outbound import (
-    Address,
     AddressRefused,
     Fetched,
-    Network,
     OutboundError,
     check_url,
     fetch,
-    is_allowed_address,
 )
 
 # Authority and server in one, for files.example.com, valid from 2020 to 2120. Made for these tests only.
