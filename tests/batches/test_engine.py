@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -301,11 +299,10 @@ def test_every_beat_entry_names_a_task_and_a_queue_that_exist() -> None:
     assert "batches.execute" in current_app.tasks
 
 
-def test_the_execute_task_takes_an_id_as_text(count_queries: Callable[..., Any]) -> None:
+def test_the_execute_task_takes_an_id_as_text() -> None:
     make_batch()
     tasks.execute(str(Run.objects.get().provider_id))
     assert Run.objects.get().status_code == "succeeded"
-    assert json.dumps(Run.objects.get().output)
 
 
 def test_a_broker_that_refuses_connections_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
