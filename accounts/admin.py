@@ -19,7 +19,7 @@ from runflow.lib.admin import ModelForm, NoDeletionAdmin, QuestionFilter, log_ch
 class OrganizationAdmin(NoDeletionAdmin[Organization]):
     list_display = ["slug", "name", "max_in_flight", "created"]
     search_fields = ["slug", "name"]
-    fields = ["name", "slug", "max_in_flight", "created", "updated"]
+    fields = ["name", "slug", "max_in_flight", "asset_quota_bytes", "created", "updated"]
     readonly_fields = ["created", "updated"]
     show_full_result_count = False
 

@@ -36,6 +36,11 @@ class Organization(models.Model):
         blank=True,
         help_text="Runs of this organisation that may be worked on at once; empty: no cap.",
     )
+    asset_quota_bytes = models.PositiveBigIntegerField(
+        null=True,
+        blank=True,
+        help_text="Bytes that its uploads may take, open ones included; empty: no quota. Outputs of runs do not count.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

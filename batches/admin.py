@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html_join
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from assets.models import AssetType
 from assets.services import sign_url
-from batches.api.serializers import money
 from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Run, RunStatus
+from batches.output import money
+from batches.services import redeliver_callbacks
 from runflow.lib.admin import (
     NOTHING,
     QuestionFilter,
@@ -22,10 +24,13 @@ from runflow.lib.admin import (
     ReadOnlyInline,
     json_column,
     link_to,
+    log_changes,
     moment_column,
     one_line,
     shortened,
 )
+
+M = TypeVar("M", Batch, Run)
 
 
 class BatchOpen(QuestionFilter):
@@ -46,6 +51,33 @@ class RunTrouble(QuestionFilter):
         "lease expired": lambda now: Q(status_code__in=LIVE, lease_expires_at__lt=now),
         "waiting to retry": lambda _: Q(status_code=RunStatus.QUEUED, attempt__gt=0),
     }
+
+
+class CallsBack(ReadOnlyAdmin[M]):
+    """Batches and runs: what both have to do with callbacks. The rows themselves are not touched."""
+
+    actions = ["send_callback_again"]
+
+    def has_send_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("callbacks.add_callbackdelivery")
+
+    @admin.action(description="Send the callback again", permissions=["send"])
+    def send_callback_again(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        rows = list(queryset.only("pk"))
+        ids = [row.pk for row in rows]
+        sent = redeliver_callbacks(**{"batch_ids" if queryset.model is Batch else "run_ids": ids})
+        log_changes(request, [row for row in rows if row.pk in sent], "Callback sent again.")
+        left = len(rows) - len(sent)
+        self.message_user(
+            request,
+            f"Sending {len(sent)}; {left} left out: not over, without a callback_url, or with one in flight.",
+        )
+
+    @admin.display(description="callbacks")
+    def callbacks(self, row: M) -> SafeString:
+        return format_html(
+            '<a href="{}?q={}">deliveries</a>', reverse("admin:callbacks_callbackdelivery_changelist"), row.pk
+        )
 
 
 class BatchItemInline(ReadOnlyInline[BatchItem, Batch]):
@@ -95,7 +127,7 @@ class BatchItemInline(ReadOnlyInline[BatchItem, Batch]):
 
 
 @admin.register(Batch)
-class BatchAdmin(ReadOnlyAdmin[Batch]):
+class BatchAdmin(CallsBack[Batch]):
     list_display = ["short_id", "organization", "model", "status", "counters", "cost_usd", "created"]
     list_filter = [BatchOpen, "status_code", "source_code", "created_at"]
     list_select_related = ["organization", "model"]
@@ -110,7 +142,7 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
             "Request and template",
             {
                 "fields": [
-                    *("source_code", "created_by", "request_id", "callback_url", "metadata_json"),
+                    *("source_code", "created_by", "request_id", ("callback_url", "callbacks"), "metadata_json"),
                     *("resolved_template", "way"),
                 ],
                 "classes": ["collapse"],
@@ -119,7 +151,7 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
     ]
     readonly_fields = [
         *("status", "counters", "cost_usd", "created", "started", "completed", "duration"),
-        *("metadata_json", "way"),
+        *("metadata_json", "way", "callbacks"),
     ]
 
     created = moment_column("created_at")
@@ -152,7 +184,7 @@ class BatchAdmin(ReadOnlyAdmin[Batch]):
 
 
 @admin.register(Run)
-class RunAdmin(ReadOnlyAdmin[Run]):
+class RunAdmin(CallsBack[Run]):
     list_display = [
         *("short_id", "organization", "model", "status", "attempt_of", "lease_expires", "due"),
         *("failure_code", "cost_usd"),
@@ -171,7 +203,10 @@ class RunAdmin(ReadOnlyAdmin[Run]):
         (
             "Request and template",
             {
-                "fields": ["source_code", "created_by", "request_id", "callback_url", "resolved_template", "way"],
+                "fields": [
+                    *("source_code", "created_by", "request_id", ("callback_url", "callbacks")),
+                    *("resolved_template", "way"),
+                ],
                 "classes": ["collapse"],
             },
         ),
@@ -179,6 +214,7 @@ class RunAdmin(ReadOnlyAdmin[Run]):
     readonly_fields = [
         *("status", "price_usd", "cost_usd", "pictures", "attempt_of", "lease_expires", "due"),
         *("created", "started", "completed", "duration", "input_json", "output_json", "metadata_json", "way"),
+        "callbacks",
     ]
 
     lease_expires = moment_column("lease_expires_at")

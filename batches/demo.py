@@ -11,6 +11,7 @@ import mimetypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from batches.models import BATCH_TERMINAL, RunStatus
+from callbacks.receiver import Receiver
 
 IMAGES = settings.BASE_DIR / "demo" / "images"
 TARGET = settings.VAR_DIR / "demo"
@@ -37,7 +39,12 @@ WANTED = {"aspect_ratio": "4:5", "resolution": "1K"}
 # Four faults, of which a server that stops at the first would tell one.
 BAD_ITEM = {"client_ref": "bad", "image_url": "bag.png", "resolution": "8K", "colour": "red"}
 
+SECRETS = "/v1/callback-secrets"
+LABEL = "demo"
+JSON = {"Content-Type": "application/json"}
+
 DEADLINE = 120.0  # seconds, for one batch
+CALLBACK_DEADLINE = 30.0  # seconds after everything else: it has usually come long before
 POLL_INTERVAL = 0.1
 ANSWER_TIMEOUT = 30.0  # seconds, for one request
 
@@ -79,9 +86,19 @@ class Demo:
             f"[dim]Server {escape(self.base_url)}, organization demo, API key {self.key_shown} (good for a day)[/]"
         )
 
+        self._step("A secret to sign callbacks with, and a receiver that checks them")
+        with self._receiver() as receiver:
+            self._run(images, receiver)
+            took = time.monotonic() - started
+            callback = self._callback_line(receiver)
+        self.console.print(f"\n[green]Everything as promised[/], in {took:.1f} s.")
+        self.console.print(callback, soft_wrap=True)
+
+    def _run(self, images: Sequence[Path], receiver: Receiver) -> None:
         self._step(f"{len(images)} pictures to 4:5, in one request")
         items = [{"client_ref": path.name, "image_url": _data_uri(path), **WANTED} for path in images]
-        body, idempotency_key = json.dumps({"input": items}), f"demo-{uuid4()}"
+        body = json.dumps({"input": items, "callback_url": receiver.url})
+        idempotency_key = f"demo-{uuid4()}"
         first = self._post(RESIZE, body, idempotency_key)
         batch = self._wait(self._created(first))
         self.batch_id = batch["id"]
@@ -102,7 +119,6 @@ class Demo:
         outputs = [item["output"]["outputs"][0] for item in done]
         sheet = self._make_sheet(outputs, captions=[path.stem for path in images])
         self._save(outputs, sheet, images)
-        self.console.print(f"\n[green]Everything as promised[/], in {time.monotonic() - started:.1f} s.")
 
     def show_how_to_go_on(self) -> None:
         """Commands for another terminal, to be copied as they stand: with the key itself."""
@@ -130,6 +146,49 @@ class Demo:
             self.console.print(line, markup=False, soft_wrap=True)
 
     # --- Steps ---
+
+    @contextmanager
+    def _receiver(self) -> Iterator[Receiver]:
+        """A receiver on this machine with a secret made for it, which is deleted afterwards."""
+        for left in self._body(self._call("GET", f"{SECRETS}?limit=500"), 200)["items"]:
+            if left["label"] == LABEL and left["disabled_at"] is None:  # of a demo that was interrupted
+                self._delete_secret(left["id"])
+        secret = self._body(self._post(SECRETS, json.dumps({"label": LABEL})), 201)
+        self._say(f"201, {escape(secret['key_prefix'])}… (shown once, kept encrypted)")
+        # Without this one the organisation's other secrets would make Runflow-Signature.
+        self._body(self._call("PATCH", f"{SECRETS}/{secret['id']}", content=b'{"is_current": true}', headers=JSON), 200)
+        try:
+            with Receiver(secret=secret["plain_secret"]) as receiver:
+                self._say(f"Receiver {receiver.url}")
+                yield receiver
+        finally:
+            self._delete_secret(secret["id"])
+
+    def _delete_secret(self, secret_id: str) -> None:
+        response = self._call("DELETE", f"{SECRETS}/{secret_id}")
+        if response.status_code != 204:
+            self._body(response, 204)  # says what came instead
+
+    def _callback_line(self, receiver: Receiver) -> str:
+        """Wait for the batch's callback, and say in one line what came. Raises DemoError unless it is one and is genuine."""
+        deadline = time.monotonic() + CALLBACK_DEADLINE
+        while not receiver.received:
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"No callback came within {CALLBACK_DEADLINE:g} s. Does a worker take the queue `callbacks`? "
+                    f"What became of it: GET /v1/batches/{self.batch_id}/callback"
+                )
+            time.sleep(POLL_INTERVAL)
+        received = receiver.received[0]
+        body = json.loads(received.body)
+        if not received.is_genuine or len(receiver.received) != 1 or body["batch_id"] != self.batch_id:
+            raise DemoError(f"{len(receiver.received)} callbacks came, not one that is genuine: {received}")
+        late = received.received_at - datetime.fromisoformat(body["completed_at"]).timestamp()
+        signature = escape(received.headers["webhook-signature"])
+        return (
+            f"Callback {escape(body['event'])} received {max(late, 0) * 1000:.0f} ms after the end, "
+            f"signature verified: {signature}"
+        )
 
     def _created(self, response: httpx.Response) -> dict[str, Any]:
         batch = self._body(response, 201)
@@ -261,7 +320,7 @@ class Demo:
 
     def _post(self, path: str, body: str, idempotency_key: str | None = None) -> httpx.Response:
         self._say(f"[cyan]POST {path}[/]")
-        headers = {"Content-Type": "application/json"}
+        headers = dict(JSON)
         if idempotency_key is not None:
             self._say(f"Idempotency-Key: {idempotency_key}")
             headers["Idempotency-Key"] = idempotency_key

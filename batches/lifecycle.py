@@ -19,6 +19,7 @@ from django.db import connection, transaction
 from assets.models import Asset
 from assets.services import save_assets
 from batches import retry, sql
+from batches.events import announce
 from batches.models import RunStatus
 from batches.retry import Settlement
 from providers.base import Unavailable
@@ -91,8 +92,9 @@ def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, As
     2. move them: to a terminal status with output or failure and cost, or back to `queued`
     3. save the rows of the files that the succeeded ones made (`assets`: run id, asset)
     4. under their locks, in id order, add counts and cost to the batches; whose total is reached ends there and then
+    5. make the callbacks of what ended and wants one
 
-    The statements are the same five however many runs and batches the set has.
+    The statements are the same five, and three more for callbacks, however many runs and batches the set has.
     """
     if not settlements:
         return Settled(frozenset(), ())
@@ -105,17 +107,24 @@ def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, As
         if ours:
             save_assets(assets=ours)
         completed = _settle_batches(cursor, moved)
-    return Settled(run_ids, completed)
+        announce(
+            batch_ids=[batch_id for batch_id, is_wanted in completed.items() if is_wanted],
+            run_ids=[run_id for run_id, _, status, _, is_wanted in moved if is_wanted and status != RunStatus.QUEUED],
+        )
+    return Settled(run_ids, tuple(completed))
 
 
-def _settle_batches(cursor: Any, moved: Sequence[tuple[UUID, UUID | None, str, Decimal | None]]) -> tuple[UUID, ...]:
+def _settle_batches(
+    cursor: Any, moved: Sequence[tuple[UUID, UUID | None, str, Decimal | None, bool]]
+) -> dict[UUID, bool]:
+    """Returns the batches that ended, and whether each wants a callback."""
     tally: dict[UUID, dict[str, Any]] = defaultdict(lambda: dict.fromkeys(RunStatus.values, 0) | {"cost": Decimal(0)})
-    for _, batch_id, status_code, cost in moved:
+    for _, batch_id, status_code, cost, _ in moved:
         if batch_id is not None and status_code != RunStatus.QUEUED:
             tally[batch_id][status_code] += 1
             tally[batch_id]["cost"] += cost or 0
     if not tally:
-        return ()
+        return {}
     batch_ids = sorted(tally)
     cursor.execute(sql.LOCK_BATCHES, {"batch_ids": batch_ids})
     cursor.execute(
@@ -128,7 +137,7 @@ def _settle_batches(cursor: Any, moved: Sequence[tuple[UUID, UUID | None, str, D
             "costs": [tally[batch_id]["cost"] for batch_id in batch_ids],
         },
     )
-    return tuple(batch_id for batch_id, is_completed in cursor.fetchall() if is_completed)
+    return {batch_id: is_wanted for batch_id, is_completed, is_wanted in cursor.fetchall() if is_completed}
 
 
 def return_expired(*, limit: int = SWEEP_LIMIT) -> Settled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -15,15 +15,17 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts.models import ApiKey, Organization
-from batches import sql
+from batches import events, sql
 from batches.engine import EXECUTE_TASK, MOST_DOORBELLS
-from batches.models import Batch, BatchStatus, RunStatus, Source
+from batches.models import Batch, BatchStatus, Run, RunStatus, Source
+from callbacks.lifecycle import create_deliveries
 from models_registry.catalogue import Target
-from models_registry.faults import MAX_ERRORS, is_storable, json_fault, shown
-from models_registry.validation import ErrorList, ItemInput, cap_errors, validate_items
+from models_registry.faults import json_fault
+from models_registry.validation import ItemInput, validate_items
 from runflow.lib import errors, outbound
 from runflow.lib.doorbell import ring_after_commit
 from runflow.lib.errors import ErrorItem
+from runflow.lib.faults import body_fault, cap_errors, is_storable, unknown_members
 from runflow.lib.ids import uuid7
 
 MAX_ITEMS = 100  # contract.md section 3.1
@@ -56,23 +58,20 @@ def check_batch_request(*, target: Target, body: Mapping[str, Any]) -> BatchRequ
 
     Raises ValidationFailed with all faults of all items at once.
     """
-    unknown = [name for name in body if name not in ("input", "metadata", "callback_url")]
-    own = ErrorList(_fault("unknown_input", "There is no such member.", shown(name)) for name in unknown[:MAX_ERRORS])
-    # Counted, not made: a body of megabytes can hold a million of them.
-    own.left_out = max(0, len(unknown) - MAX_ERRORS)
+    own = unknown_members(body, known=("input", "metadata", "callback_url"))
     metadata, callback_url, items = body.get("metadata"), body.get("callback_url"), body.get("input")
     own += _metadata_faults(metadata)
     own += _callback_url_faults(callback_url)
     valid: list[ItemInput] = []
     item_errors: list[ErrorItem] = []
     if items is None:
-        own.append(_fault("missing", "Give 1 to 100 inputs.", "input"))
+        own.append(body_fault("missing", "Give 1 to 100 inputs.", "input"))
     elif not isinstance(items, list):
-        own.append(_fault("wrong_type", "Must be an array of objects.", "input"))
+        own.append(body_fault("wrong_type", "Must be an array of objects.", "input"))
     elif not items:
-        own.append(_fault("too_short", "Give at least one input.", "input"))
+        own.append(body_fault("too_short", "Give at least one input.", "input"))
     elif len(items) > MAX_ITEMS:
-        own.append(_fault("too_long", f"Give at most {MAX_ITEMS} inputs, not {len(items)}.", "input"))
+        own.append(body_fault("too_long", f"Give at most {MAX_ITEMS} inputs, not {len(items)}.", "input"))
     else:
         valid, item_errors = validate_items(target.serializer_class, items)
     if own or item_errors:
@@ -126,6 +125,32 @@ def create_batch(
     return batch, handles
 
 
+def redeliver_callbacks(*, batch_ids: Collection[UUID] = (), run_ids: Collection[UUID] = ()) -> dict[UUID, UUID]:
+    """Send the callbacks of terminal batches and runs again, with fresh bodies. Returns subject id: delivery id.
+
+    Left out: what has not ended, what has no `callback_url`, and what has a callback in flight. At most three statements.
+    """
+    return create_deliveries(drafts=events.drafts(batch_ids=batch_ids, run_ids=run_ids), is_automatic=False)
+
+
+def redeliver_callback(*, subject: Batch | Run) -> UUID:
+    """The same for one. Returns the delivery's id. Raises ValidationFailed with type `conflict` (contract.md section 3.3)."""
+    if subject.callback_url is None:
+        raise _conflict(subject, "It has no callback_url.")
+    if subject.completed_at is None:
+        raise _conflict(subject, "It has not ended; its callback is sent when it does.")
+    ids = {"batch_ids" if isinstance(subject, Batch) else "run_ids": [subject.pk]}
+    delivery_id = redeliver_callbacks(**ids).get(subject.pk)
+    if delivery_id is None:  # said by the unique index, so that of two at once one is refused
+        raise _conflict(subject, "A callback is in flight already; see its delivery.")
+    return delivery_id
+
+
+def _conflict(subject: Batch | Run, msg: str) -> errors.ValidationFailed:
+    name = "batch_id" if isinstance(subject, Batch) else "run_id"
+    return errors.ValidationFailed(msg, errors=[{"loc": ["path", name], "msg": msg, "type": "conflict"}])
+
+
 def _insert_runs_and_items(
     batch: Batch, target: Target, items: Sequence[ItemInput], handles: Sequence[ItemHandle], now: datetime
 ) -> None:
@@ -164,21 +189,17 @@ def _insert_runs_and_items(
         )
 
 
-def _fault(error_type: str, msg: str, *path: str) -> ErrorItem:
-    return {"loc": ["body", *path], "msg": msg, "type": error_type}
-
-
 def _metadata_faults(metadata: Any) -> list[ErrorItem]:
     if metadata is None:
         return []
     if not isinstance(metadata, dict):
-        return [_fault("wrong_type", "Must be an object or null.", "metadata")]
+        return [body_fault("wrong_type", "Must be an object or null.", "metadata")]
     fault = json_fault(metadata)
     if fault is not None:
         return [{"loc": ["body", "metadata", *fault.path], "msg": str(fault), "type": fault.code}]
     size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_METADATA_BYTES:
-        return [_fault("too_long", f"Must be at most {MAX_METADATA_BYTES} bytes as JSON, not {size}.", "metadata")]
+        return [body_fault("too_long", f"Must be at most {MAX_METADATA_BYTES} bytes as JSON, not {size}.", "metadata")]
     return []
 
 
@@ -186,13 +207,13 @@ def _callback_url_faults(url: Any) -> list[ErrorItem]:
     if url is None:
         return []
     if not isinstance(url, str):
-        return [_fault("wrong_type", "Must be a string or null.", "callback_url")]
+        return [body_fault("wrong_type", "Must be a string or null.", "callback_url")]
     if len(url) > MAX_CALLBACK_URL:
-        return [_fault("too_long", f"Must have at most {MAX_CALLBACK_URL} characters.", "callback_url")]
+        return [body_fault("too_long", f"Must have at most {MAX_CALLBACK_URL} characters.", "callback_url")]
     if not is_storable(url):
-        return [_fault("not_storable", "Must not contain U+0000 or a lone surrogate.", "callback_url")]
+        return [body_fault("not_storable", "Must not contain U+0000 or a lone surrogate.", "callback_url")]
     try:
         outbound.check_url(url)
     except outbound.OutboundError as exc:
-        return [_fault("bad_url", str(exc), "callback_url")]
+        return [body_fault("bad_url", str(exc), "callback_url")]
     return []

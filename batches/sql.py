@@ -129,7 +129,7 @@ UPDATE batches_run AS run
               %(delays)s::float[])
        AS told (id, attempt, status_code, output, failure_code, failure_message, failure_stage_code, delay)
  WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code IN ('dispatching', 'running')
-RETURNING run.id, run.batch_id, run.status_code, run.cost
+RETURNING run.id, run.batch_id, run.status_code, run.cost, run.callback_url IS NOT NULL
 """
 
 LOCK_BATCHES = "SELECT id FROM batches_batch WHERE id = ANY(%(batch_ids)s) ORDER BY id FOR NO KEY UPDATE"
@@ -159,7 +159,7 @@ UPDATE batches_batch AS batch
                       THEN statement_timestamp() END
   FROM told
  WHERE batch.id = told.id
-RETURNING batch.id, batch.completed_at IS NOT NULL
+RETURNING batch.id, batch.completed_at IS NOT NULL, batch.callback_url IS NOT NULL
 """
 
 # --- Sweeping ---------------------------------------------------------------------------------------------------------

@@ -38,4 +38,6 @@ class IdempotencyRecordAdmin(ReadOnlyAdmin[IdempotencyRecord]):
 
     @admin.display(description="response body")
     def body_text(self, record: IdempotencyRecord) -> SafeString:
+        if record.is_encrypted:
+            return shown_text("encrypted")
         return shown_text(bytes(record.response_body).decode(errors="replace"))

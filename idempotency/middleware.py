@@ -31,7 +31,10 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class IdempotencyMiddleware(ApiMiddleware):
-    """Opens the transaction of a request that carries a key, and keeps its answer if it is a 2xx."""
+    """Opens the transaction of a request that carries a key, and keeps its answer if it is a 2xx.
+
+    A view marks its response: `is_dry_run`, and nothing is kept; `is_secret`, and it is kept encrypted.
+    """
 
     def answer(self, request: ApiRequest) -> HttpResponseBase:  # type: ignore[override]
         header = request.headers.get("Idempotency-Key")
@@ -70,6 +73,7 @@ class IdempotencyMiddleware(ApiMiddleware):
                 status=response.status_code,
                 headers=dict(response.headers.items()),
                 body=response.content,
+                is_secret=getattr(response, "is_secret", False),
             )
         else:
             transaction.set_rollback(True)
@@ -98,11 +102,12 @@ def _reserve(organization_id: UUID, key: str, fingerprint: str) -> UUID | None:
 def _replay(record: IdempotencyRecord, fingerprint: str) -> HttpResponse:
     if record.fingerprint != fingerprint:
         raise _conflict("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
-    return HttpResponse(
-        bytes(record.response_body),
-        status=record.response_status,
-        headers={**record.response_headers, "Idempotent-Replayed": "true"},
-    )
+    response = HttpResponse(services.kept_body(record), status=record.response_status)
+    del response.headers["Content-Type"]  # Django's default, which an answer without a body (204) does not have
+    for name, value in record.response_headers.items():
+        response.headers[name] = value
+    response.headers["Idempotent-Replayed"] = "true"
+    return response
 
 
 def _conflict(error_type: str, message: str, *, retry_after: int | None = None) -> errors.Conflict:

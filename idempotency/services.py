@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from idempotency.models import IdempotencyRecord
-from runflow.lib import errors, jsonlib
+from runflow.lib import encryption, errors, jsonlib
 from runflow.lib.ids import uuid7
 
 # draft-ietf-httpapi-idempotency-key-header writes the key in quotes, most clients do not; the visible ASCII characters.
@@ -53,11 +53,12 @@ def find_record(*, organization_id: UUID, key: str) -> IdempotencyRecord | None:
 
 _RESERVE = """
 INSERT INTO idempotency_idempotencyrecord AS mine
-    (id, organization_id, key, fingerprint, response_status, response_headers, response_body, created_at, expires_at)
-VALUES (%(id)s, %(organization_id)s, %(key)s, %(fingerprint)s, NULL, '{}', '', %(now)s, %(expires_at)s)
+    (id, organization_id, key, fingerprint, response_status, response_headers, response_body, is_encrypted,
+     created_at, expires_at)
+VALUES (%(id)s, %(organization_id)s, %(key)s, %(fingerprint)s, NULL, '{}', '', false, %(now)s, %(expires_at)s)
 ON CONFLICT (organization_id, key) DO UPDATE SET
     id = EXCLUDED.id, fingerprint = EXCLUDED.fingerprint, response_status = NULL, response_headers = '{}',
-    response_body = '', created_at = EXCLUDED.created_at, expires_at = EXCLUDED.expires_at
+    response_body = '', is_encrypted = false, created_at = EXCLUDED.created_at, expires_at = EXCLUDED.expires_at
     WHERE mine.expires_at <= EXCLUDED.created_at
 RETURNING id
 """
@@ -88,11 +89,20 @@ def reserve(*, organization_id: UUID, key: str, fingerprint: str, retention: tim
     return row[0] if row else None
 
 
-def keep(*, record_id: UUID, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Store the answer beside the work it tells of; both commit or neither."""
+def keep(*, record_id: UUID, status: int, headers: Mapping[str, str], body: bytes, is_secret: bool = False) -> None:
+    """Store the answer beside the work it tells of; both commit or neither. One that `is_secret` is stored encrypted."""
     IdempotencyRecord.objects.filter(pk=record_id).update(
-        response_status=status, response_headers=dict(headers), response_body=body
+        response_status=status,
+        response_headers=dict(headers),
+        response_body=encryption.encrypt_bytes(body) if is_secret else body,
+        is_encrypted=is_secret,
     )
+
+
+def kept_body(record: IdempotencyRecord) -> bytes:
+    """The body as it was answered. Raises CannotDecrypt when the key that encrypted it is gone."""
+    body = bytes(record.response_body)
+    return encryption.decrypt_bytes(body) if record.is_encrypted else body
 
 
 def count_expired() -> int:

@@ -9,25 +9,14 @@ from typing import Any, NoReturn
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
-# contract.md section 2: more errors than this help nobody and make an answer of megabytes.
-MAX_ERRORS = 500
+from runflow.lib.faults import NOT_STORABLE, is_storable, shown
+
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 # Below the depth at which parsers, renderers and JSON Schema begin to fail on recursion.
 MAX_DEPTH = 64
-# A customer's megabyte of key must not come back in an answer.
-MAX_ECHO = 100
 
-NOT_STORABLE = "Must not contain U+0000 or a lone surrogate."
 TOO_DEEP = f"Must not be nested deeper than {MAX_DEPTH} arrays and objects."
 BEYOND_64_BIT = "Must be within signed 64 bits."
-
-
-def shown(text: object, limit: int = MAX_ECHO) -> str:
-    """A customer's text as an answer may hold it: bounded, and with U+0000 and lone surrogates escaped."""
-    text = str(text)
-    if len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 class FaultDetail(ErrorDetail):
@@ -53,19 +42,6 @@ class Refused(serializers.ValidationError):
 
 def refuse(msg: str, code: str, path: tuple[str | int, ...] = ()) -> NoReturn:
     raise Refused([FaultDetail(msg, code, path)])
-
-
-def is_storable(text: str) -> bool:
-    """PostgreSQL's text and jsonb take neither U+0000 nor lone surrogates."""
-    if "\0" in text:
-        return False
-    if text.isascii():  # a flag of the string: no cost
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def json_faults(value: Any) -> Iterator[FaultDetail]:

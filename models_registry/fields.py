@@ -28,19 +28,16 @@ from rest_framework.fields import empty
 
 from models_registry.faults import (
     BEYOND_64_BIT,
-    MAX_ERRORS,
     MAX_INTEGER,
     MIN_INTEGER,
-    NOT_STORABLE,
     FaultDetail,
     Refused,
-    is_storable,
     json_fault,
     refuse,
-    shown,
 )
 from models_registry.models import MEDIA_TYPES, Validator, VariableType
 from models_registry.uris import ASSET_URI, MEDIA_SCHEMES, data_uri_fault, url_fault
+from runflow.lib.faults import MAX_ERRORS, NOT_STORABLE, is_storable, shown
 
 MAX_MESSAGE = 300
 # Enough digits for the exact difference of any two 64-bit floats within MIN_INTEGER..MAX_INTEGER.

@@ -6,14 +6,11 @@ targets, a target has one input.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-# RFC 6901 section 4: no leading zeros, and "-" (the element after the last) names nothing that exists.
-ARRAY_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
-BAD_ESCAPE = re.compile(r"~(?![01])")
+from runflow.lib.json_pointer import copy_json, get_at, put_at
+from runflow.lib.json_pointer import parse_pointer as parse_pointer  # part of this module's vocabulary too
 
 
 class Fault(NamedTuple):
@@ -35,42 +32,12 @@ class TemplateError(ValueError):
     """A binding leads to a place that the body does not have (contract.md section 4: TEMPLATE_INVALID)."""
 
 
-@lru_cache(maxsize=4096)
-def parse_pointer(pointer: str) -> tuple[str, ...]:
-    """Split a JSON Pointer into its unescaped tokens. "" is the whole document: no token.
-
-    Raises ValueError for what RFC 6901 does not allow.
-    """
-    if pointer == "":
-        return ()
-    if not pointer.startswith("/"):
-        raise ValueError('a JSON Pointer is empty or starts with "/"')
-    if BAD_ESCAPE.search(pointer):
-        raise ValueError('in a JSON Pointer "~" is written "~0", and "/" inside a name "~1"')
-    # In this order: "~01" is the name "~1", not "/".
-    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer[1:].split("/"))
-
-
-def _step(container: Any, token: str) -> str | int:
-    """The key or index that a token means in this container. Raises LookupError where there is nothing."""
-    if isinstance(container, dict):
-        if token in container:
-            return token
-        raise LookupError(f"there is no member {token!r}")
-    if isinstance(container, list):
-        if ARRAY_INDEX.fullmatch(token) and int(token) < len(container):
-            return int(token)
-        raise LookupError(f"there is no element {token!r} in an array of {len(container)}")
-    raise LookupError(f"there is nothing inside a value that is no object or array, and so no {token!r}")
-
-
 def _missing(body: Any, tokens: tuple[str, ...]) -> str | None:
     """Why the place does not exist in the body; None when it does."""
-    for token in tokens:
-        try:
-            body = body[_step(body, token)]
-        except LookupError as error:
-            return str(error.args[0])
+    try:
+        get_at(body, tokens)
+    except LookupError as error:
+        return str(error.args[0])
     return None
 
 
@@ -137,29 +104,13 @@ def render(body: Any, bindings: list[dict[str, str]], values: Mapping[str, Any])
 
     Raises TemplateError when a target is not in the body; a template that passed check_bindings never does.
     """
-    result = _copied(body)
+    result = copy_json(body)
     for binding in bindings:
         if binding["input"] not in values:
             continue
-        value = _copied(values[binding["input"]])
-        tokens = parse_pointer(binding["target"])
-        if not tokens:
-            result = value
-            continue
-        container = result
+        value = copy_json(values[binding["input"]])
         try:
-            for token in tokens[:-1]:
-                container = container[_step(container, token)]
-            container[_step(container, tokens[-1])] = value
+            result = put_at(result, parse_pointer(binding["target"]), value)
         except LookupError as error:
             raise TemplateError(f"{binding['target']!r} is not in the template's body: {error.args[0]}") from error
     return result
-
-
-def _copied(value: Any) -> Any:
-    """deepcopy for JSON values, at less than half its cost: there are no cycles to remember and no classes to ask."""
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_copied(inner) for inner in value]
-    return value

@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 from rest_framework import serializers
 from rest_framework.fields import SkipField, empty
 
-from models_registry.faults import MAX_ERRORS, NOT_STORABLE, FaultDetail, Refused, is_storable, shown
+from models_registry.faults import FaultDetail, Refused
 from models_registry.fields import StrictField, make_field
 from models_registry.models import DefaultBehavior, ModelInput
-from runflow.lib.errors import ErrorItem
+from runflow.lib.faults import MAX_ERRORS, NOT_STORABLE, ErrorList, is_storable, shown
 
 CLIENT_REF = "client_ref"
 CLIENT_REF_LENGTH = 255
@@ -38,42 +38,6 @@ class ItemInput:
 
     client_ref: str | None
     values: dict[str, Any]
-
-
-class ErrorList(list[ErrorItem]):
-    """The first MAX_ERRORS errors, and how many came after: one body can hold a million of them."""
-
-    def __init__(self, errors: Iterable[ErrorItem] = ()) -> None:
-        super().__init__()
-        self.left_out = 0
-        self.is_complete = True  # False: something was not looked at any further, so `left_out` is a lower bound
-        for error in errors:
-            self.add(error)
-
-    def add(self, error: ErrorItem) -> None:
-        if len(self) < MAX_ERRORS:
-            self.append(error)
-        else:
-            self.left_out += 1
-
-
-def cap_errors(*lists: Sequence[ErrorItem]) -> list[ErrorItem]:
-    """Join lists of errors into one of at most MAX_ERRORS; the last says how many were left out.
-
-    The rule is from contract.md section 2.
-
-    Give it the lists as they are (`cap_errors(own, errors)`): what an ErrorList has left out itself is
-    counted too.
-    """
-    errors = [error for part in lists for error in part]
-    left_out = sum(part.left_out for part in lists if isinstance(part, ErrorList))
-    is_complete = all(part.is_complete for part in lists if isinstance(part, ErrorList))
-    if len(errors) <= MAX_ERRORS and not left_out:
-        return errors
-    kept = errors[: MAX_ERRORS - 1]
-    left_out += len(errors) - len(kept)
-    msg = f"{left_out} more errors are left out." if is_complete else f"At least {left_out} more errors are left out."
-    return [*kept, {"loc": ["body"], "msg": msg, "type": "too_many_errors"}]
 
 
 class ItemRefused(serializers.ValidationError):

@@ -1,8 +1,8 @@
 """What an adapter is: plain data in, plain data out, no Django.
 
 An adapter knows one provider's protocol. It answers with outcomes, not exceptions, so that the engine's retry policy is a
-table over values (`batches.retry`). Asynchronous adapters (submit, poll, cancel, collect) will be a second protocol beside
-`SyncAdapter`; the outcomes are shared.
+table over values (`batches.retry`). There are two kinds: a `SyncAdapter` has done the work when its call returns; an
+`AsyncAdapter` hands work to a server (an endpoint) and is asked about it later. The outcomes are shared.
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ class Job:
     """One attempt of one run, ready for a provider.
 
     `body` is the template with the inputs put at their bindings. `fetch` turns a media input (an http(s) URL, a `data:` URI,
-    `runflow://assets/{id}`) into bytes, or raises FetchError.
+    `runflow://assets/{id}`) into bytes, or raises FetchError. `media` says where in the body media inputs stand: JSON Pointers
+    (RFC 6901) to a text, or to a list of texts. `job_id` is a canonical UUID, new for each attempt and stored before the job is
+    handed to a server; synchronous adapters have no use for it.
     """
 
     run_id: str
     attempt: int
     body: Any
     fetch: Callable[[str], Media]
+    media: tuple[str, ...] = ()
+    job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,115 @@ class SyncAdapter(Protocol):
 
     def perform(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Do the jobs; outcomes in the same order. Never raises for anything a job contains."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The server has the job. `job_id` is what it calls it: ours, or one it made itself, which replaces ours."""
+
+    job_id: str
+    nodes_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No answer came to a submission: the server may have the job or not. It is looked up before anything is sent again."""
+
+    message: str
+
+
+Submitted = Accepted | Unknown | Rejected | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A job that is, or may be, at a server. `age` in seconds since it was handed over."""
+
+    job_id: str
+    run_id: str
+    attempt: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The server has it and is not done."""
+
+    is_running: bool = True
+    nodes_completed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The server has done the work; `outputs` says where they are, in words that only the adapter knows."""
+
+    outputs: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """The server stopped it because somebody asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The server does not know it: it restarted, or never got it."""
+
+
+Seen = Waiting | Done | Canceled | Gone | Rejected | Unavailable
+
+
+class EndpointDown(Exception):
+    """The server cannot be spoken to, whatever the job. `str()` of it is written for operators."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """One server of a provider: the endpoint row, without the row."""
+
+    id: str
+    base_url: str
+    max_in_flight: int = 1
+
+
+class Connection(Protocol):
+    """One server, spoken to by one thread at a time. It may use threads of its own to do a set's requests side by side."""
+
+    def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
+        """Hand the jobs over, media uploaded before; answers in the same order. Never raises for anything a job contains.
+
+        An endpoint that refuses the connection answers Unavailable: nothing can have been sent.
+        """
+        ...
+
+    def poll(self, jobs: Sequence[Placed]) -> dict[str, Seen]:
+        """What became of the jobs, by job_id. Given oldest first; those left out of the answer were not looked at this time.
+
+        Raises EndpointDown.
+        """
+        ...
+
+    def collect(self, jobs: Sequence[tuple[Placed, Done]]) -> list[Outcome]:
+        """Fetch the outputs; outcomes in the same order."""
+        ...
+
+    def cancel(self, jobs: Sequence[Placed]) -> None:
+        """Ask the server to stop these jobs and no others. Whether it did is for `poll` to say. Raises EndpointDown."""
+        ...
+
+    def check(self) -> None:
+        """Return if the server is fit for work. Raises EndpointDown, also for one that answers but works on nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class AsyncAdapter(Protocol):
+    """An adapter whose work goes on at a server after the call."""
+
+    def connect(self, endpoint: EndpointConfig) -> Connection:
+        """A connection to one server of the provider. Opens nothing yet."""
         ...
 
 

@@ -18,6 +18,7 @@ env = environ.Env()
 env.read_env(VAR_DIR / "stack.env")  # never overrides a variable that is set; written by runflow.stack while it runs
 
 DEBUG = env.bool("DEBUG", default=False)
+_DEBUG_ENCRYPTION_KEY = "aW5zZWN1cmUtZm9yLWRlYnVnZ2luZy1vbmx5LTAwMDA="
 SECRET_KEY = env.str("SECRET_KEY", default="insecure-for-debugging-only") if DEBUG else env.str("SECRET_KEY")
 DATABASE_URL = env.str("DATABASE_URL")
 REDIS_URL = env.str("REDIS_URL")
@@ -41,6 +42,7 @@ INSTALLED_APPS = [
     "idempotency",
     "models_registry",
     "assets",
+    "callbacks",
     "batches",
 ]
 
@@ -147,11 +149,34 @@ STORAGES = {
 ASSET_URL_LIFETIME = timedelta(seconds=env.int("ASSET_URL_LIFETIME_SECONDS", default=3600))
 # One media input may be this large; the same bound as an uploaded asset (contract.md section 8).
 MEDIA_INPUT_LIMIT_BYTES = env.int("MEDIA_INPUT_LIMIT_BYTES", default=50 * 1024 * 1024)
+# An upload that nobody confirmed is deleted after this long, its file too. A day, so that a client may repair its confirming.
+ASSET_UPLOAD_RETENTION = timedelta(seconds=env.int("ASSET_UPLOAD_RETENTION_SECONDS", default=24 * 3600))
 
 # --- Outgoing HTTP --------------------------------------------------------------------------------------------------
 
 # Networks that customers' URLs may name although they are not public, e.g. "10.0.0.0/8,127.0.0.1/32".
 OUTBOUND_ALLOW = tuple(ip_network(text) for text in env.list("OUTBOUND_ALLOW", default=[]))
+
+# --- Callbacks ------------------------------------------------------------------------------------------------------
+
+# Fernet keys: the first encrypts, all decrypt (docs/callbacks.md tells how to change them).
+ENCRYPTION_KEYS = env.list("ENCRYPTION_KEYS", default=[_DEBUG_ENCRYPTION_KEY]) if DEBUG else env.list("ENCRYPTION_KEYS")
+# contract.md section 7. Seconds before the second, third, … attempt; there is one attempt more than delays.
+CALLBACK_RETRY_DELAYS = tuple(
+    env.list("CALLBACK_RETRY_DELAYS_SECONDS", cast=float, default=[5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
+)
+# The whole answer must have come within this.
+CALLBACK_TIMEOUT = timedelta(seconds=env.float("CALLBACK_TIMEOUT_SECONDS", default=15))
+# Nobody else sends a delivery for this long, so it must be longer than sending can take.
+CALLBACK_LEASE = timedelta(seconds=env.float("CALLBACK_LEASE_SECONDS", default=60))
+# Sent to one host at a time, over all workers; and by one task to all hosts.
+CALLBACK_HOST_CONCURRENCY = env.int("CALLBACK_HOST_CONCURRENCY", default=4)
+CALLBACK_CONCURRENCY = env.int("CALLBACK_CONCURRENCY", default=64)
+# One delivery task claims this long, waits for what it has sent, and rings again. Not shorter than the timeout: two tasks in
+# turn then leave no gap in which nobody claims.
+CALLBACK_SLICE = CALLBACK_TIMEOUT
+# Deliveries that are over are kept this long, with their attempts.
+CALLBACK_RETENTION = timedelta(days=env.int("CALLBACK_RETENTION_DAYS", default=30))
 
 # --- Idempotency ----------------------------------------------------------------------------------------------------
 
@@ -184,7 +209,11 @@ CELERY_TASK_DEFAULT_QUEUE = "dispatch"
 CELERY_TASK_ROUTES = {
     "batches.execute": {"queue": "dispatch"},
     "batches.sweep": {"queue": "maintenance"},
+    "callbacks.deliver": {"queue": "callbacks"},
+    "callbacks.sweep": {"queue": "maintenance"},
+    "callbacks.purge": {"queue": "maintenance"},
     "idempotency.purge": {"queue": "maintenance"},
+    "assets.purge": {"queue": "maintenance"},
 }
 CELERY_TIMEZONE = "UTC"
 # A doorbell lost with its worker is rung again by the sweep, so a message is done with when it is read.
@@ -209,7 +238,14 @@ CELERY_BEAT_SCHEDULE = {
         # A sweep that waited longer than the next one is worth nothing.
         "options": {"expires": SWEEP_INTERVAL.total_seconds() * 2},
     },
+    "sweep-callbacks": {
+        "task": "callbacks.sweep",
+        "schedule": SWEEP_INTERVAL,
+        "options": {"expires": SWEEP_INTERVAL.total_seconds() * 2},
+    },
+    "purge-callbacks": {"task": "callbacks.purge", "schedule": timedelta(hours=1)},
     "purge-idempotency": {"task": "idempotency.purge", "schedule": timedelta(minutes=10)},
+    "purge-assets": {"task": "assets.purge", "schedule": timedelta(hours=1)},
 }
 
 # --- Logging --------------------------------------------------------------------------------------------------------

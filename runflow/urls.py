@@ -10,6 +10,7 @@ urlpatterns = [
     path("v1/health", HealthView.as_view(), name="health"),
     path("v1/", include("batches.api.urls")),
     path("v1/", include("assets.api.urls")),
+    path("v1/", include("callbacks.api.urls")),
 ]
 
 handler404 = "runflow.lib.api.not_found_view"

@@ -7,12 +7,19 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
+from django.utils import timezone
+
 from accounts.models import Organization
 from accounts.services import Caller, create_api_key
-from batches.models import Batch
+from batches import lifecycle
+from batches.models import Batch, Run, RunStatus
+from batches.retry import Settlement
 from batches.services import ItemHandle, check_batch_request, create_batch
+from callbacks.lifecycle import Draft, create_deliveries
+from callbacks.models import CallbackAttempt, CallbackDelivery, SubjectType
 from models_registry.catalogue import batch_target
 from models_registry.models import Model, ModelInput, Provider, ProviderLink, Template
+from runflow.lib.ids import uuid7
 
 _numbers = count(1)
 
@@ -83,3 +90,53 @@ def make_batch(
     target = batch_target(owner=model.owner, slug=model.slug, organization=organization)
     request = check_batch_request(target=target, body={"input": list(items), **body})
     return create_batch(organization=organization, target=target, request=request)
+
+
+def end_batch(batch: Batch, *statuses: str) -> Batch:
+    """End the runs of a batch in order with these statuses, all of them succeeded if none is given."""
+    runs = lifecycle.claim_runs(provider_id=Run.objects.filter(batch=batch)[0].provider_id, limit=1000)
+    assert {run.batch_id for run in runs} == {batch.pk}, "another batch waits at this provider"
+    given = statuses or (RunStatus.SUCCEEDED,) * len(runs)
+    lifecycle.settle(
+        settlements=[
+            Settlement(
+                run.id,
+                run.attempt,
+                RunStatus(status),
+                output='{"outputs": [], "seed": null, "timing": null, "nsfw_detected": null}'
+                if status == RunStatus.SUCCEEDED
+                else None,
+                failure_code="EXECUTION_FAILED" if status == RunStatus.FAILED else None,
+                failure_message="No." if status == RunStatus.FAILED else None,
+                failure_stage_code="execute" if status == RunStatus.FAILED else None,
+            )
+            for run, status in zip(runs, given, strict=True)
+        ]
+    )
+    batch.refresh_from_db()
+    return batch
+
+
+def make_delivery(*, organization: Organization | None = None, **overrides: Any) -> CallbackDelivery:
+    """One due delivery of a batch that nobody knows."""
+    values: dict[str, Any] = {
+        "subject_type": SubjectType.BATCH,
+        "subject_id": uuid7(),
+        "organization_id": (organization or make_organization()).pk,
+        "callback_url": "https://shop.example/done",
+        "payload": b'{"event":"batch.succeeded"}',
+        "request_id": "the-request",
+    }
+    created = create_deliveries(drafts=[Draft(**values | overrides)], is_automatic=True)
+    return CallbackDelivery.objects.get(pk__in=created.values())
+
+
+def make_attempt(**delivery: Any) -> CallbackAttempt:
+    """One attempt that was answered 500, of a new delivery."""
+    return CallbackAttempt.objects.create(
+        delivery=make_delivery(**delivery),
+        attempt_number=1,
+        status_code=500,
+        response_body="no",
+        created_at=timezone.now(),
+    )

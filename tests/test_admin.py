@@ -22,16 +22,20 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, Organization, Scope
 from accounts.services import find_caller, hash_key
-from assets.models import Asset, AssetType
+from assets.models import Asset, AssetType, AssetUpload
 from batches import engine, lifecycle
 from batches.models import Batch, BatchItem, Run
+from callbacks.models import CallbackAttempt, CallbackDelivery, CallbackSecret
+from callbacks.services import create_secret, disable_secret, signing_keys
 from idempotency.models import IdempotencyRecord
 from models_registry.models import Endpoint, Model, ModelInput, ModelOutput, Provider, ProviderLink, Template
-from tests.factories import make_batch, make_key, make_model, make_organization, make_provider
+from runflow.lib.encryption import encrypt_bytes
+from tests.factories import end_batch, make_attempt, make_batch, make_key, make_model, make_organization, make_provider
 
-OURS = ("accounts", "idempotency", "models_registry", "assets", "batches")
+OURS = ("accounts", "idempotency", "models_registry", "assets", "callbacks", "batches")
 READ_ONLY: tuple[type[models.Model], ...] = (
-    *(Batch, Run, BatchItem, Asset, IdempotencyRecord, Template, ModelInput, ModelOutput),
+    *(Batch, Run, BatchItem, Asset, AssetUpload, IdempotencyRecord, Template, ModelInput, ModelOutput),
+    *(CallbackDelivery, CallbackAttempt),
 )
 EVERY_MODEL: list[type[models.Model]] = [model for app in OURS for model in apps.get_app_config(app).get_models()]
 
@@ -78,6 +82,16 @@ def make_asset(**overrides: Any) -> Asset:
     return Asset.objects.create(**values | overrides)
 
 
+def make_upload(**overrides: Any) -> AssetUpload:
+    values = {
+        "organization": overrides.pop("organization", None) or make_organization(),
+        "name": "cat.png",
+        "mime_type": "image/png",
+        "size_bytes": 2048,
+    }
+    return AssetUpload.objects.create(**values | overrides)
+
+
 def make_record(**overrides: Any) -> IdempotencyRecord:
     now = timezone.now()
     values = {
@@ -99,9 +113,12 @@ def make_one_of_everything() -> None:
     Endpoint.objects.create(provider=provider, base_url="http://comfy:8188")
     ModelOutput.objects.create(model=model, name="text", variable_type_code="string")
     make_batch(organization=organization, model=model)
-    make_key(organization)
-    make_asset(organization=organization)
+    caller, _ = make_key(organization)
+    make_asset(organization=organization, created_by=caller.api_key)
+    make_upload(organization=organization, created_by=caller.api_key)
     make_record(organization=organization)
+    create_secret(organization=organization, label="shop")
+    make_attempt(organization=organization)
 
 
 # --- Every page -------------------------------------------------------------------------------------------------------
@@ -180,6 +197,8 @@ def test_secrets_are_on_no_page(operator: Client) -> None:
     caller, key = make_key()
     body = f'{{"plain_secret": "whsec_{"A" * 43}=", "key": "{key}"}}'.encode()
     record = make_record(organization=caller.organization, response_body=body)
+    sealed = make_record(organization=caller.organization, response_body=encrypt_bytes(body), is_encrypted=True)
+    secret, plain_secret = create_secret(organization=caller.organization, label="shop")
     pages = [page(model, "changelist") for model in EVERY_MODEL]
     pages += [
         page(ApiKey, "change", caller.api_key.pk),
@@ -187,13 +206,26 @@ def test_secrets_are_on_no_page(operator: Client) -> None:
         page(ApiKey, "history", caller.api_key.pk),
         page(Organization, "change", caller.organization.pk),
         page(IdempotencyRecord, "change", record.pk),
+        page(IdempotencyRecord, "change", sealed.pk),
+        page(CallbackSecret, "change", secret.pk),
+        page(CallbackSecret, "add"),
+        page(CallbackSecret, "history", secret.pk),
     ]
     html = "".join(operator.get(url).content.decode() for url in pages)
     assert caller.api_key.prefix in html
+    assert secret.key_prefix in html
     assert "plain_secret" in html
     assert "secret_hash" not in html
-    for secret in (hash_key(key), key, "A" * 43):
-        assert secret not in html
+    tokens = (secret.encrypted, bytes(sealed.response_body).decode())
+    for hidden in (hash_key(key), key, "A" * 43, plain_secret, *tokens, *(token[:40] for token in tokens)):
+        assert hidden not in html
+
+
+def test_an_encrypted_answer_is_said_to_be_so(operator: Client) -> None:
+    record = make_record(response_body=encrypt_bytes(b"{}"), is_encrypted=True)
+    html = operator.get(page(IdempotencyRecord, "change", record.pk)).content.decode()
+    [shown] = re.findall(r"<label>Response body:</label>.*?<pre[^>]*>(.*?)</pre>", html, re.DOTALL)
+    assert shown == "encrypted"
 
 
 def test_json_is_escaped_and_cut(operator: Client) -> None:
@@ -290,6 +322,116 @@ def test_an_organization_gets_a_cap(operator: Client) -> None:
     operator.post(url, filled_in(operator.get(url)) | {"max_in_flight": "7"})
     organization.refresh_from_db()
     assert organization.max_in_flight == 7
+
+
+def test_an_organization_gets_a_quota(operator: Client) -> None:
+    organization = make_organization()
+    url = page(Organization, "change", organization.pk)
+    operator.post(url, filled_in(operator.get(url)) | {"asset_quota_bytes": "1000000000000"})
+    organization.refresh_from_db()
+    assert organization.asset_quota_bytes == 10**12
+
+
+# --- Callback secrets -------------------------------------------------------------------------------------------------
+
+
+def act(operator: Client, action: str, *secrets: CallbackSecret) -> str:
+    sent = {"action": action, "_selected_action": [str(secret.pk) for secret in secrets]}
+    return str(operator.post(page(CallbackSecret, "changelist"), sent, follow=True).content.decode())
+
+
+def test_a_callback_secret_is_shown_once_and_signs(operator: Client) -> None:
+    organization = make_organization()
+    sent = {"organization": str(organization.pk), "label": "shop"}
+    answer = operator.post(page(CallbackSecret, "add"), sent, follow=True)
+    [secret] = re.findall(r"whsec_[A-Za-z0-9+/]{43}=", answer.content.decode())
+    row = CallbackSecret.objects.get()
+    assert (row.organization, row.label, row.is_current) == (organization, "shop", True)
+    keys = signing_keys(organization_ids=[organization.pk])[organization.pk]
+    assert keys is not None
+    assert (keys.current_id, keys.active) == (row.pk, (secret,))
+    again = operator.get(page(CallbackSecret, "changelist")).content + operator.get("/admin/").content
+    assert secret.encode() not in again
+    assert operator.get(page(CallbackSecret, "change", row.pk)).status_code == 200
+
+
+@pytest.mark.parametrize("label", ["", " ", "x" * 256])
+def test_a_callback_secret_without_a_proper_label_is_not_made(label: str, operator: Client) -> None:
+    sent = {"organization": str(make_organization().pk), "label": label}
+    answer = operator.post(page(CallbackSecret, "add"), sent)
+    assert set(answer.context["adminform"].form.errors) == {"label"}
+    assert not CallbackSecret.objects.exists()
+
+
+def test_an_eleventh_callback_secret_is_not_made(operator: Client) -> None:
+    organization = make_organization()
+    for _ in range(10):
+        create_secret(organization=organization, label="shop")
+    answer = operator.post(page(CallbackSecret, "add"), {"organization": str(organization.pk), "label": "more"})
+    msg = "There are 10 active secrets already: delete one first."
+    assert answer.context["adminform"].form.errors == {"organization": [msg]}
+    assert CallbackSecret.objects.count() == 10
+
+
+def test_a_callback_secret_is_not_edited(operator: Client) -> None:
+    secret, _ = create_secret(organization=make_organization(), label="shop")
+    before = CallbackSecret.objects.values().get()
+    assert operator.post(page(CallbackSecret, "change", secret.pk), {"label": "x"}).status_code == 403
+    assert CallbackSecret.objects.values().get() == before
+
+
+def test_disabling_secrets_tells_what_was_done_and_what_was_not(operator: Client) -> None:
+    organization = make_organization()
+    first, second, third = (create_secret(organization=organization, label="shop")[0] for _ in range(3))
+    disable_secret(secret_id=second.pk, organization=organization)
+    assert "Disabled 1; 1 had been disabled before." in act(operator, "disable", first, second)
+    assert list(CallbackSecret.objects.filter(disabled_at__isnull=True, is_current=True)) == [third]
+    assert "Disabled." in operator.get(page(CallbackSecret, "history", first.pk)).content.decode()
+    assert "Disabled." not in operator.get(page(CallbackSecret, "history", second.pk)).content.decode()
+
+
+def test_another_secret_is_made_current(operator: Client) -> None:
+    organization = make_organization()
+    first, second, third = (create_secret(organization=organization, label="shop")[0] for _ in range(3))
+    other, _ = create_secret(organization=make_organization(), label="shop")
+    answer = act(operator, "make_current", second, other)
+    assert "Made 1 current; 1 had been before, or were disabled." in answer
+    assert set(CallbackSecret.objects.filter(is_current=True)) == {second, other}
+    disable_secret(secret_id=third.pk, organization=organization)
+    assert "Made 0 current; 1 had been before, or were disabled." in act(operator, "make_current", third)
+    assert "Choose one secret for each organization." in act(operator, "make_current", first, second)
+    assert set(CallbackSecret.objects.filter(is_current=True)) == {second, other}
+    assert "Made current." in operator.get(page(CallbackSecret, "history", second.pk)).content.decode()
+    assert "Made current." not in operator.get(page(CallbackSecret, "history", other.pk)).content.decode()
+
+
+@pytest.mark.parametrize("action", ["disable", "make_current"])
+def test_switching_secrets_needs_the_permission_to_change(action: str, client: Client, django_user_model: Any) -> None:
+    person = django_user_model.objects.create_user("viewer", is_staff=True)
+    person.user_permissions.add(Permission.objects.get(codename="view_callbacksecret"))
+    client.force_login(person)
+    organization = make_organization()
+    _, second = (create_secret(organization=organization, label="shop")[0] for _ in range(2))
+    before = list(CallbackSecret.objects.order_by("pk").values())
+    act(client, action, second)
+    assert list(CallbackSecret.objects.order_by("pk").values()) == before
+
+
+@pytest.mark.parametrize(("state", "labels"), [("current", ["a"]), ("active", ["b", "a"]), ("disabled", ["c"])])
+def test_secrets_are_asked_for_by_state(state: str, labels: list[str], operator: Client) -> None:
+    organization = make_organization()
+    *_, last = (create_secret(organization=organization, label=label)[0] for label in "abc")
+    disable_secret(secret_id=last.pk, organization=organization)
+    found = operator.get(page(CallbackSecret, "changelist"), {"state": state}).context["cl"].result_list
+    assert [secret.label for secret in found] == labels
+
+
+def test_the_encrypted_secret_stays_in_the_database(operator: Client) -> None:
+    secret, _ = create_secret(organization=make_organization(), label="shop")
+    with CaptureQueriesContext(connection) as log:
+        operator.get(page(CallbackSecret, "changelist"))
+        operator.get(page(CallbackSecret, "change", secret.pk))
+    assert [query["sql"] for query in log.captured_queries if '"encrypted"' in query["sql"]] == []
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------
@@ -611,6 +753,13 @@ def test_a_picture_is_previewed_and_other_files_are_linked(operator: Client) -> 
     assert '<img src="http' not in html
 
 
+def test_uploads_without_bytes_are_asked_for(operator: Client) -> None:
+    waiting, here = make_upload(), make_upload(storage_key="uploads/x")
+    for question, upload in {"not here yet": waiting, "here, not confirmed": here}.items():
+        found = operator.get(page(AssetUpload, "changelist"), {"bytes": question}).context["cl"].result_list
+        assert list(found) == [upload]
+
+
 def test_a_runs_pictures_are_on_its_page(operator: Client) -> None:
     _, [item] = make_batch()
     asset = make_asset()
@@ -643,3 +792,41 @@ def test_createsuperuser_makes_an_operator_who_can_log_in(client: Client, monkey
     assert answer.redirect_chain == [("/admin/", 302)]
     html = answer.content.decode()
     assert [model for model in EVERY_MODEL if page(model, "changelist") not in html] == []
+
+
+# --- Callbacks --------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_are_sent_again_by_an_action_on_batches(operator: Client) -> None:
+    over, going_on = (make_batch(callback_url="https://shop.example/done")[0] for _ in range(2))
+    end_batch(over)
+    CallbackDelivery.objects.update(status_code="delivered", next_attempt_at=None, completed_at=timezone.now())
+    response = operator.post(
+        page(Batch, "changelist"),
+        {"action": "send_callback_again", "_selected_action": [str(over.pk), str(going_on.pk)]},
+        follow=True,
+    )
+    assert (
+        "Sending 1; 1 left out: not over, without a callback_url, or with one in flight." in response.content.decode()
+    )
+    (again,) = CallbackDelivery.objects.filter(is_automatic=False)
+    assert (again.subject_id, again.status_code) == (over.pk, "pending")
+
+
+def test_who_may_only_look_is_not_offered_to_send_again(client: Client) -> None:
+    watcher = get_user_model().objects.create_user("watcher", is_staff=True)
+    watcher.user_permissions.set(Permission.objects.filter(codename="view_batch"))
+    client.force_login(watcher)
+    make_batch()
+    assert "send_callback_again" not in client.get(page(Batch, "changelist")).content.decode()
+
+
+def test_a_delivery_is_found_by_its_batch_and_shows_its_attempts_and_its_body(operator: Client) -> None:
+    delivery = make_attempt(payload=b'{"event": "batch.succeeded", "note": "<b>"}').delivery
+    make_attempt()
+    found = operator.get(page(CallbackDelivery, "changelist"), {"q": str(delivery.subject_id)})
+    assert list(found.context["cl"].result_list) == [delivery]
+    shown = operator.get(page(CallbackDelivery, "change", delivery.pk)).content.decode()
+    assert "batch.succeeded" in shown
+    assert "&lt;b&gt;" in shown
+    assert re.search(r"<td class=\"field-status\">\s*<p>500</p>", shown), "the attempt"

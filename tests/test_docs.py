@@ -88,7 +88,7 @@ def test_every_setting_is_documented_and_every_documented_one_is_read() -> None:
 
 def test_what_the_stack_command_supplies_is_documented() -> None:
     services, application = text_of("runflow/stack/services.py"), text_of("runflow/stack/application.py")
-    supplied = set(re.findall(r'"([A-Z_]+)"', re.search(r"for name in \((.*?)\) if os\.environ", services)[1]))  # type: ignore[index]
+    supplied = set(re.findall(r'"([A-Z_]+)"', re.search(r"for name in \((.*?)\)\s+if os\.environ", services)[1]))  # type: ignore[index]
     supplied |= set(re.findall(r'"([A-Z_]+)":', re.search(r"defaults = \{(.*?)\}", application)[1]))  # type: ignore[index]
     assert first_column(section(text_of("docs/settings.md"), "The stack command")) == supplied
 

@@ -21,6 +21,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=255)),
                 ('slug', models.SlugField(max_length=100, unique=True)),
                 ('max_in_flight', models.PositiveIntegerField(blank=True, help_text='Runs of this organisation that may be worked on at once; empty: no cap.', null=True)),
+                ('asset_quota_bytes', models.PositiveBigIntegerField(blank=True, help_text='Bytes that its uploads may take, open ones included; empty: no quota. Outputs of runs do not count.', null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
             ],

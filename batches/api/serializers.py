@@ -7,45 +7,13 @@ schemas.json in tests/contract checks every shape.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any
 
-from assets.services import sign_url
-from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run, RunStatus
+from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run
+from batches.output import batch_output, error_body, money, output_body
 from batches.services import ItemHandle
 
 TARGET_TYPE = "model"
-
-
-def money(amount: Decimal | None) -> str | None:
-    """USD as a decimal string without needless zeros, but at least two places: 0.55, 12.00, 0.000125."""
-    if amount is None:
-        return None
-    places = max(2, -int(amount.normalize().as_tuple().exponent))
-    return f"{amount:.{places}f}"
-
-
-def output_body(output: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A run's stored output with its assets' URLs signed anew."""
-    if output is None:
-        return None
-    outputs = [
-        {
-            "url": sign_url(asset_id=each["asset_id"]),
-            **{key: value for key, value in each.items() if key != "asset_id"},
-        }
-        for each in output["outputs"]
-    ]
-    return {**output, "outputs": outputs}
-
-
-def error_body(
-    *, status_code: str, code: str | None, message: str | None, stage_code: str | None
-) -> dict[str, Any] | None:
-    """The `error` of a failed run."""
-    if status_code != RunStatus.FAILED:
-        return None
-    return {"code": code, "message": message, "stage_code": stage_code}
 
 
 def handle_body(handle: ItemHandle) -> dict[str, Any]:
@@ -99,7 +67,7 @@ def batch_body(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, A
         "resolved_template_id": batch.resolved_template_id,
         "dispatch_provider_link_id": batch.dispatch_provider_link_id,
         "cost": money(batch.cost),
-        "output": _batch_output(batch, item_rows) if is_terminal else None,
+        "output": batch_output(batch, item_rows) if is_terminal else None,
         "metadata": batch.metadata,
         "callback_url": batch.callback_url,
         "duration_ms": batch.duration_ms,
@@ -122,32 +90,6 @@ def _given(row: dict[str, Any]) -> dict[str, Any]:
     """The input of an item with its client_ref put back, as it could be posted again."""
     reference = {} if row["client_ref"] is None else {"client_ref": row["client_ref"]}
     return {**reference, **row["input"]}
-
-
-def _batch_output(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The envelope of contract.md section 3.5."""
-    return {
-        "items": [
-            {
-                "sequence_index": row["sequence_index"],
-                "client_ref": row["client_ref"],
-                "run_id": row["run_id"],
-                "status_code": row["status_code"],
-                "output": output_body(row["output"]),
-                "error": error_body(
-                    status_code=row["status_code"],
-                    code=row["failure_code"],
-                    message=row["failure_message"],
-                    stage_code=row["failure_stage_code"],
-                ),
-            }
-            for row in item_rows
-        ],
-        "succeeded": batch.items_succeeded,
-        "failed": batch.items_failed,
-        "cancelled": batch.items_cancelled,
-        "total": batch.items_total,
-    }
 
 
 def item_body(item: BatchItem) -> dict[str, Any]:

@@ -9,5 +9,17 @@ urlpatterns = [
     path("batches/<str:batch_id>", views.BatchView.as_view(), name="batch"),
     path("batches/<str:batch_id>/items", views.BatchItemsView.as_view(), name="batch-items"),
     path("batches/<str:batch_id>/items/<str:item_id>", views.BatchItemView.as_view(), name="batch-item"),
+    path("batches/<str:batch_id>/callback", views.BatchCallbackView.as_view(), name="batch-callback"),
+    path(
+        "batches/<str:batch_id>/callback-redeliveries",
+        views.BatchCallbackRedeliveriesView.as_view(),
+        name="batch-callback-redeliveries",
+    ),
+    path("runs/<str:run_id>/callback", views.RunCallbackView.as_view(), name="run-callback"),
+    path(
+        "runs/<str:run_id>/callback-redeliveries",
+        views.RunCallbackRedeliveriesView.as_view(),
+        name="run-callback-redeliveries",
+    ),
     path("runs/<str:run_id>", views.RunView.as_view(), name="run"),
 ]

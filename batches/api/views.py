@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -10,14 +11,17 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
-from batches.api.pagination import page_of_items
-from batches.api.serializers import batch_body, batch_created_body, item_body, money, run_body
+from batches.api.serializers import batch_body, batch_created_body, item_body, run_body
 from batches.models import Batch, BatchItem, Run
-from batches.services import check_batch_request, create_batch, estimate_cost
+from batches.output import money
+from batches.services import check_batch_request, create_batch, estimate_cost, redeliver_callback
+from callbacks.api.serializers import delivery_body
+from callbacks.models import CallbackDelivery, SubjectType
 from models_registry.catalogue import batch_target
 from runflow.lib import errors
+from runflow.lib.pagination import Order, page_of
 from runflow.lib.request_id import current_request_id
-from runflow.lib.views import ApiView, is_true, parse_uuid
+from runflow.lib.views import ApiView, is_true, json_object, parse_uuid
 
 
 class BatchNotFound(errors.NotFound):
@@ -40,10 +44,7 @@ class ModelBatchesView(ApiView):
     def post(self, request: Request, owner: str, slug: str) -> Response:
         caller = caller_of(request)
         target = batch_target(owner=owner, slug=slug, organization=caller.organization)
-        # No stream: no body at all, which DRF would take for an empty object.
-        if request.stream is None or not isinstance(request.data, dict):
-            raise errors.BadRequest("The body must be a JSON object.")
-        checked = check_batch_request(target=target, body=request.data)
+        checked = check_batch_request(target=target, body=json_object(request))
         if is_true(request.query_params.get("validate_only")):
             estimate = money(estimate_cost(target=target, items=checked.items))
             response = Response({"valid": True, "items_total": len(checked.items), "estimated_cost": estimate})
@@ -72,6 +73,16 @@ class BatchView(ApiView):
         return Response(batch_body(batch, batch.item_rows))
 
 
+def _sequence_index(text: str) -> int:
+    """-1 is before the first item."""
+    if re.fullmatch(r"-1|[0-9]{1,5}", text) is None:
+        raise ValueError(text)
+    return int(text)
+
+
+BY_SEQUENCE_INDEX = Order("sequence_index", "i", _sequence_index, start=-1)
+
+
 class BatchItemsView(ApiView):
     """`GET /v1/batches/{batch_id}/items`"""
 
@@ -79,7 +90,8 @@ class BatchItemsView(ApiView):
 
     def get(self, request: Request, batch_id: str) -> Response:
         batch = _batch_or_404(request, batch_id)
-        page = page_of_items(BatchItem.objects.filter(batch=batch).select_related("run"), request.query_params.dict())
+        items = BatchItem.objects.filter(batch=batch).select_related("run")
+        page = page_of(items, request.query_params.dict(), order=BY_SEQUENCE_INDEX)
         return Response(page.body([item_body(item) for item in page.rows]))
 
 
@@ -101,9 +113,55 @@ class RunView(ApiView):
     scopes = {"GET": Scope.RUNS_READ}
 
     def get(self, request: Request, run_id: str) -> Response:
-        parsed = parse_uuid(run_id) or _raise(RunNotFound)
-        run = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed).first()
-        return Response(run_body(run or _raise(RunNotFound)))
+        return Response(run_body(_run_or_404(request, run_id)))
+
+
+class BatchCallbackView(ApiView):
+    """`GET /v1/batches/{batch_id}/callback`"""
+
+    scopes = {"GET": Scope.BATCHES_READ}
+
+    def get(self, request: Request, batch_id: str) -> Response:
+        batch = _batch_or_404(request, batch_id)
+        deliveries = CallbackDelivery.objects.of_subject(SubjectType.BATCH, batch.pk)
+        return Response([delivery_body(delivery) for delivery in deliveries])
+
+
+class BatchCallbackRedeliveriesView(ApiView):
+    """`POST /v1/batches/{batch_id}/callback-redeliveries`"""
+
+    scopes = {"POST": Scope.RUNS_EXECUTE}
+
+    def post(self, request: Request, batch_id: str) -> Response:
+        delivery_id = redeliver_callback(subject=_batch_or_404(request, batch_id))
+        return Response(delivery_body(CallbackDelivery.objects.get(pk=delivery_id)), status=201)
+
+
+class RunCallbackView(ApiView):
+    """`GET /v1/runs/{run_id}/callback`"""
+
+    scopes = {"GET": Scope.RUNS_READ}
+
+    def get(self, request: Request, run_id: str) -> Response:
+        run = _run_or_404(request, run_id)
+        deliveries = CallbackDelivery.objects.of_subject(SubjectType.RUN, run.pk)
+        return Response([delivery_body(delivery) for delivery in deliveries])
+
+
+class RunCallbackRedeliveriesView(ApiView):
+    """`POST /v1/runs/{run_id}/callback-redeliveries`"""
+
+    scopes = {"POST": Scope.RUNS_EXECUTE}
+
+    def post(self, request: Request, run_id: str) -> Response:
+        delivery_id = redeliver_callback(subject=_run_or_404(request, run_id))
+        return Response(delivery_body(CallbackDelivery.objects.get(pk=delivery_id)), status=201)
+
+
+def _run_or_404(request: Request, run_id: str) -> Run:
+    parsed: UUID = parse_uuid(run_id) or _raise(RunNotFound)
+    run = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed).first()
+    return run or _raise(RunNotFound)
 
 
 def _batch_or_404(request: Request, batch_id: str) -> Batch:

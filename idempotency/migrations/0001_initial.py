@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
                 ('response_status', models.PositiveSmallIntegerField(null=True)),
                 ('response_headers', models.JSONField(default=dict)),
                 ('response_body', models.BinaryField(default=bytes)),
+                ('is_encrypted', models.BooleanField(default=False, help_text='The body is, by ENCRYPTION_KEYS: it holds a secret.')),
                 ('created_at', models.DateTimeField()),
                 ('expires_at', models.DateTimeField(db_index=True)),
                 ('organization', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.organization')),

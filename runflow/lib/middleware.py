@@ -11,6 +11,7 @@ from django.core.exceptions import DisallowedHost, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
 
 from runflow.lib import errors
 from runflow.lib.api import as_domain_error, error_response
@@ -76,7 +77,8 @@ class ErrorEnvelopeMiddleware(ApiMiddleware):
     """Every error under /v1/ is JSON in the contract's envelope: also those that no view raised."""
 
     def answer(self, request: HttpRequest) -> HttpResponseBase:
-        if _content_length(request) > (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0):
+        length = _content_length(request)
+        if length > (settings.DATA_UPLOAD_MAX_MEMORY_SIZE or 0) and length > _own_body_limit(request):
             # Before anything reads it, so that no middleware meets half a body.
             raise errors.PayloadTooLarge
         response = self.get_response(request)
@@ -97,6 +99,15 @@ _BY_STATUS: dict[int, type[errors.DomainError]] = {
     413: errors.PayloadTooLarge,
     503: errors.ServiceUnavailable,
 }
+
+
+def _own_body_limit(request: HttpRequest) -> int:
+    """The `body_limit` of the view that will answer, 0 if it has none. See ApiView."""
+    try:
+        view = resolve(request.path_info).func
+    except Resolver404:
+        return 0
+    return getattr(getattr(view, "view_class", None), "body_limit", None) or 0
 
 
 def _content_length(request: HttpRequest) -> int:

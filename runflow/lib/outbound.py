@@ -22,17 +22,18 @@ import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import httpcore
-import idna
 from django.conf import settings
+from django.utils.http import parse_http_date_safe
 
 from runflow import __version__
 from runflow.lib.addresses import Address, Network, is_allowed_address
+from runflow.lib.http_url import PRINTABLE_ASCII, HttpUrl, InvalidUrl, literal_address, parse_http_url
 
 # The contract's limit for URLs in a request (characters).
 _MAX_URL_CHARS = 2048
@@ -43,17 +44,8 @@ _MAX_REDIRECTS = 5
 _CONNECT_SECONDS = 5.0
 
 _USER_AGENT = f"runflow-batch/{__version__}"
-
-# RFC 3986 appendix B, for URLs that have an authority. Not urllib.parse.urlsplit, which quietly drops
-# characters and whose checks differ between Python versions.
-_URL = re.compile(
-    r"(?P<scheme>[^:/?#]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?", re.DOTALL
-)
-_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{0,5}))?")
-# Underscores are no part of RFC 1123 names, but container networks use them.
-_HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
-_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
-_PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+# Identity, so that no small compressed body can become a large one (RFC 9110 section 12.5.3).
+_ANY_UNENCODED = ((b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
 
 _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
@@ -91,6 +83,17 @@ class Fetched:
     """Where the body came from, after redirects."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said to a POST, whatever its status."""
+
+    status: int
+    body: bytes
+    """Its beginning, as it was sent: a compressed body stays compressed."""
+    retry_after: float | None
+    """Seconds, 0 or more. None: it did not ask for a pause."""
+
+
 def check_url(url: str) -> None:
     """Refuse a URL whose text alone shows that it must not be called. No DNS, so it is fast and cannot hang.
 
@@ -101,7 +104,19 @@ def check_url(url: str) -> None:
     Raises:
         AddressRefused: not an http(s) URL, malformed, with userinfo, or the host is a forbidden address.
     """
-    _parse(url, max_chars=_MAX_URL_CHARS)
+    _checked_url(url, max_chars=_MAX_URL_CHARS)
+
+
+def host_of(url: str) -> str:
+    """The host of a URL in its one spelling, at most 255 characters, to group URLs by.
+
+    Says nothing about whether the URL may be called, and never raises: what is no http(s) URL has the host "invalid", a name
+    that nobody can have (RFC 6761 section 6.4).
+    """
+    try:
+        return parse_http_url(url, max_chars=_MAX_URL_CHARS).host
+    except InvalidUrl:
+        return "invalid"
 
 
 def fetch(url: str, *, max_bytes: int, total_timeout: float = 30.0) -> Fetched:
@@ -122,24 +137,54 @@ def fetch(url: str, *, max_bytes: int, total_timeout: float = 30.0) -> Fetched:
             DNS failures, 408, 425, 429 and 5xx.
     """
     deadline = _Deadline(total_timeout)
-    target = _parse(url, max_chars=_MAX_URL_CHARS)
+    target = _checked_url(url, max_chars=_MAX_URL_CHARS)
     for _ in range(1 + _MAX_REDIRECTS):
-        # Identity, so that no small compressed body can become a large one (RFC 9110 section 12.5.3).
-        headers = [(b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
-        with _exchange("GET", target, deadline, headers=headers) as response:
+        with _exchange("GET", target, deadline, headers=_ANY_UNENCODED) as response:
             if response.status not in _REDIRECT_STATUSES:
-                return _read(response, target.url, max_bytes=max_bytes)
+                return _read(response, target.text, max_bytes=max_bytes)
             location = _header(response, b"location")
         if not location:
             raise OutboundError("The URL answered with a redirect that names no address.")
         # Servers send raw spaces and UTF-8, which browsers escape. A relative reference is fine
         # (RFC 9110 section 10.2.2).
-        reference = urllib.parse.quote(location, safe=_PRINTABLE_ASCII)
-        target = _parse(_join(target.url, reference), max_chars=_MAX_REDIRECT_URL_CHARS)
+        reference = urllib.parse.quote(location, safe=PRINTABLE_ASCII)
+        target = _checked_url(_join(target.text, reference), max_chars=_MAX_REDIRECT_URL_CHARS)
     raise OutboundError(f"The URL redirects more than {_MAX_REDIRECTS} times.")
 
 
-# --- Addresses ----------------------------------------------------------------------------------------------
+def post(url: str, *, body: bytes, headers: Mapping[str, str], total_timeout: float, max_answer_bytes: int) -> Answer:
+    """POST to a customer's URL, with the guard on the connection. Every status is an answer, and no redirect is followed.
+
+    Proxies and TLS are as with `fetch`.
+
+    Args:
+        url: http or https, at most 2048 characters.
+        headers: ours, in ASCII, beside Host, User-Agent, Connection, Accept, Accept-Encoding and Content-Length. A name or
+            value that HTTP does not allow is httpcore.LocalProtocolError: a mistake of the caller, and nothing is sent.
+        total_timeout: seconds for everything: the name lookup, and the answer to its last byte.
+        max_answer_bytes: reading stops here, and the rest of a longer answer is not waited for.
+
+    Raises:
+        AddressRefused: the URL or an address behind its name is not allowed.
+        OutboundError: no whole answer. Retryable: timeouts, connection failures, temporary DNS failures.
+    """
+    deadline = _Deadline(total_timeout)
+    target = _checked_url(url, max_chars=_MAX_URL_CHARS)
+    given = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+    answer = bytearray()
+    with _exchange("POST", target, deadline, headers=[*_ANY_UNENCODED, *given], content=body) as response:
+        for chunk in response.iter_stream():
+            answer += chunk
+            if len(answer) >= max_answer_bytes:
+                break
+    return Answer(
+        status=response.status,
+        body=bytes(answer[:max_answer_bytes]),
+        retry_after=_seconds(_header(response, b"retry-after").decode("latin-1")),
+    )
+
+
+# --- The literal check --------------------------------------------------------------------------------------
 
 
 def _allowed_networks() -> tuple[Network, ...]:
@@ -147,120 +192,18 @@ def _allowed_networks() -> tuple[Network, ...]:
     return tuple(getattr(settings, "OUTBOUND_ALLOW", ()))
 
 
-# --- URLs ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A URL that passed the literal check, in the parts a connection needs."""
-
-    url: str
-    scheme: str
-    host: str
-    """ASCII: a lower-case name without a final dot, or an address in canonical spelling without brackets."""
-    port: int
-    path: str
-    """ASCII, with the query."""
-
-    @property
-    def host_header(self) -> str:
-        """RFC 9110 section 7.2: the port only where it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _default_port(self.scheme) else f"{host}:{self.port}"
-
-
-def _default_port(scheme: str) -> int:
-    return 443 if scheme == "https" else 80
-
-
-def _parse(url: str, *, max_chars: int) -> _Target:
-    """Split a URL and do the literal check.
-
-    The only parser here, so that the check and the connection cannot disagree about the host.
+def _checked_url(url: str, *, max_chars: int) -> HttpUrl:
+    """Parse a URL and do the literal check.
 
     Raises:
         AddressRefused: see `check_url`.
     """
-    if len(url) > max_chars:
-        raise AddressRefused(f"The URL is longer than {max_chars} characters.")
-    # Backslashes: some parsers take them for slashes, so `http://a\@b/` would have two hosts.
-    if not url.isprintable() or "\\" in url or " " in url:
-        raise AddressRefused("The URL has a space, a backslash, or a character that cannot be printed.")
-    match = _URL.fullmatch(url)
-    if match is None:
-        raise AddressRefused("The URL must be absolute: http://… or https://…")
-    scheme = match["scheme"].lower()
-    if scheme not in {"http", "https"}:
-        raise AddressRefused("The URL must use http or https.")
-    if "@" in match["authority"]:
-        raise AddressRefused("The URL must not contain a user name or a password.")
-    authority = _AUTHORITY.fullmatch(match["authority"])
-    if authority is None:
-        raise AddressRefused("The URL's host or port is not valid.")
-    # "http://host:/" is valid and means the default (RFC 3986 section 3.2.3).
-    port = int(authority["port"] or _default_port(scheme))
-    if not 1 <= port <= 65535:
-        raise AddressRefused("The URL's port must be between 1 and 65535.")
-    host = _canonical_host(authority["host"])
-    _check_host(host)
-    path = urllib.parse.quote((match["path"] or "/") + (match["query"] or ""), safe=_PRINTABLE_ASCII)
-    return _Target(url=url, scheme=scheme, host=host, port=port, path=path)
-
-
-def _canonical_host(host: str) -> str:
-    """The one spelling that is checked, resolved, and sent as Host and SNI.
-
-    Raises:
-        AddressRefused: neither a host name nor an address.
-    """
-    if host.startswith("["):
-        # No zone identifiers: they name an interface of this machine (RFC 6874, withdrawn by RFC 9844).
-        with contextlib.suppress(ValueError):
-            if "%" not in host:
-                return str(ipaddress.IPv6Address(host[1:-1]))
-        raise AddressRefused("The URL's host is not a valid IPv6 address.")
-    if not host.isascii():
-        # Before anything else is looked at: full-width digits and dots become ASCII here (UTS 46).
-        try:
-            host = idna.encode(host, uts46=True).decode("ascii")
-        except idna.IDNAError as exc:
-            raise AddressRefused("The URL's host is not a valid name.") from exc
-    host = host.lower().removesuffix(".")
-    if _HOST_NAME.fullmatch(host) is None:
-        raise AddressRefused("The URL's host is missing or not a valid name.")
-    if _NUMBER.fullmatch(host.rpartition(".")[2]):
-        return str(_parse_ipv4(host))
-    return host
-
-
-def _parse_ipv4(host: str) -> ipaddress.IPv4Address:
-    """An IPv4 address in any spelling that inet_aton takes: 127.1, 0x7f.1, 0177.0.0.1, 2130706433.
-
-    A host whose last label is a number is always an address and never a name (WHATWG URL, "ends in a
-    number"), so what does not parse is refused rather than handed to a resolver that may think otherwise.
-
-    Raises:
-        AddressRefused: not an address.
-    """
-    refusal = AddressRefused("The URL's host is not a valid IPv4 address.")
-    labels = host.split(".")
-    if len(labels) > 4 or not all(_NUMBER.fullmatch(label) for label in labels):
-        raise refusal
     try:
-        *leading, last = (_parse_number(label) for label in labels)
-    except ValueError as exc:
-        raise refusal from exc
-    # The last number fills all the bytes that the others leave.
-    if any(number > 255 for number in leading) or last >= 256 ** (4 - len(leading)):
-        raise refusal
-    return ipaddress.IPv4Address(last + sum(number << (24 - 8 * i) for i, number in enumerate(leading)))
-
-
-def _parse_number(label: str) -> int:
-    """Decimal, octal with a leading 0, hexadecimal with 0x. Raises ValueError for an octal 8 or 9."""
-    if label.startswith("0x"):
-        return int(label[2:] or "0", 16)
-    return int(label, 8 if label.startswith("0") else 10)
+        parsed = parse_http_url(url, max_chars=max_chars)
+    except InvalidUrl as exc:
+        raise AddressRefused(str(exc)) from exc
+    _check_host(parsed.host)
+    return parsed
 
 
 def _check_host(host: str) -> None:
@@ -275,16 +218,8 @@ def _check_host(host: str) -> None:
         loopback = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
         if not any(is_allowed_address(ip, allow) for ip in loopback):
             raise AddressRefused
-    elif (ip := _literal(host)) is not None and not is_allowed_address(ip, allow):
+    elif (ip := literal_address(host)) is not None and not is_allowed_address(ip, allow):
         raise AddressRefused
-
-
-def _literal(host: str) -> Address | None:
-    """The address that a canonical host is, None for a name."""
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
 
 
 def _join(base: str, reference: str) -> str:
@@ -362,7 +297,7 @@ def _checked_addresses(host: str, port: int, deadline: _Deadline) -> Sequence[Ad
         OutboundError: the name cannot be resolved.
         TimeoutError: no answer in time.
     """
-    literal = _literal(host)
+    literal = literal_address(host)
     addresses = (
         [literal]
         if literal is not None
@@ -469,7 +404,7 @@ def _ssl_context() -> ssl.SSLContext:
 @contextlib.contextmanager
 def _exchange(
     method: str,
-    target: _Target,
+    target: HttpUrl,
     deadline: _Deadline,
     *,
     headers: Sequence[tuple[bytes, bytes]] = (),
@@ -535,3 +470,12 @@ def _read(response: httpcore.Response, url: str, *, max_bytes: int) -> Fetched:
 def _header(response: httpcore.Response, name: bytes) -> bytes:
     """The first value of a header, b"" if there is none. `name` in lower case."""
     return next((value for key, value in response.headers if key.lower() == name), b"")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Retry-After in seconds from now (RFC 9110 section 10.2.3): a number, or an HTTP-date, as 0 if that is past."""
+    # float and not int, which refuses more than 4300 digits.
+    if re.fullmatch(r"-?[0-9]+", retry_after):
+        return max(0.0, float(retry_after))
+    moment = parse_http_date_safe(retry_after)
+    return None if moment is None else max(0.0, moment - time.time())

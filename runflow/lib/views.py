@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
+
+from runflow.lib import errors
 
 
 class ApiView(APIView):
@@ -15,6 +18,8 @@ class ApiView(APIView):
 
     http_method_names = ["get", "head", "post", "put", "patch", "delete"]
     scopes: Mapping[str, str] = {}
+    # Bytes, where it is not REQUEST_BODY_LIMIT_BYTES. Such a view reads the body from its stream, never as a whole.
+    body_limit: int | None = None
 
 
 class HealthView(ApiView):
@@ -25,6 +30,14 @@ class HealthView(ApiView):
 
     def get(self, request: Request) -> Response:
         return Response({"status": "ok"})
+
+
+def json_object(request: Request) -> dict[str, Any]:
+    """The body, which must be a JSON object. Raises BadRequest."""
+    # No stream: no body at all, which DRF would take for an empty object.
+    if request.stream is None or not isinstance(request.data, dict):
+        raise errors.BadRequest("The body must be a JSON object.")
+    return request.data
 
 
 def is_true(text: str | None) -> bool:

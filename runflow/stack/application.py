@@ -74,10 +74,10 @@ def _exit_code(returncode: int) -> int:
     return 128 - returncode if returncode < 0 else returncode
 
 
-def app_env(services_env: Mapping[str, str], base_url: str) -> dict[str, str]:
+def app_env(services_env: Mapping[str, str], base_url: str, outbound_allow: str = "") -> dict[str, str]:
     """Our environment with what the application needs added; what is set there already wins."""
-    defaults = {"ALLOWED_HOSTS": "127.0.0.1,localhost", "PUBLIC_BASE_URL": base_url}
-    env = {**os.environ, **{k: v for k, v in defaults.items() if not os.environ.get(k)}, **services_env}
+    defaults = {"ALLOWED_HOSTS": "127.0.0.1,localhost", "PUBLIC_BASE_URL": base_url, "OUTBOUND_ALLOW": outbound_allow}
+    env = {**os.environ, **{k: v for k, v in defaults.items() if v and not os.environ.get(k)}, **services_env}
     # Importing this package may have set it, and as a variable it would beat the settings pytest is to use.
     # Every entry point of ours sets the same value anyway.
     if env.get("DJANGO_SETTINGS_MODULE") == "runflow.settings":
@@ -141,8 +141,14 @@ def start_application(supervisor: Processes, env: Mapping[str, str], listener: s
         web += ["--no-control-socket"]  # it lies in the home directory, shared by every stack of this user
         supervisor.start("web", web, env, STOP_WEB, [listener.fileno()])
     celery = [python, "-m", "celery", "-A", "runflow"]
-    queues = ["-Q", "dispatch,callbacks,maintenance", "-c", "2"]
-    supervisor.start("worker", [*celery, "worker", *queues, "--loglevel", "INFO"], env, STOP_CELERY)
+    # Two, so that receivers of callbacks that are slow never keep a run waiting. One computes, in processes; the other waits
+    # for other people's servers, in threads.
+    for name, *options in (
+        ("worker", "-Q", "dispatch,maintenance", "-c", "2"),
+        ("io", "-Q", "callbacks", "-P", "threads", "-c", "4"),
+    ):
+        argv = [*celery, "worker", *options, "-n", f"{name}@%h", "--loglevel", "INFO"]
+        supervisor.start(name, argv, env, STOP_CELERY)
     schedule = ["-s", str(held.base / "celerybeat-schedule"), "--pidfile="]
     supervisor.start("beat", [*celery, "beat", *schedule, "--loglevel", "INFO"], env, STOP_CELERY)
     if not wait_until(lambda: is_healthy(port), START_SECONDS, supervisor.check):

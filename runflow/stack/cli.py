@@ -16,6 +16,9 @@ from runflow.stack.server import HOST
 from runflow.stack.services import services
 from runflow.stack.session import ROOT, Interrupted, Session, Signals, StackError, say, session, write_secret
 
+# `up` and `demo` listen on loopback only: whoever can send them a URL is on this machine and can open it anyway.
+LOOPBACK = "127.0.0.0/8,::1/128"
+
 
 def command_run(root: Path, argv: Sequence[str], *, scratch: bool, signals: Signals) -> int:
     """`run`: the services around one command."""
@@ -43,7 +46,7 @@ def command_up(root: Path, *, port: int, demo: bool, keep_running: bool, signals
         # Settings read this file, so that manage.py works beside us in any terminal.
         held.delete_at_end(held.base / "stack.env")
         write_secret(held.base / "stack.env", "".join(f"{k}={v}\n" for k, v in services_env.items()))
-        env = app_env(services_env, url)
+        env = app_env(services_env, url, outbound_allow=LOOPBACK)
         supervisor = stack.enter_context(processes(held))
         start_application(supervisor, env, listener)
         if demo:
@@ -65,7 +68,7 @@ def _announce(held: Session, url: str) -> None:
         "runflow is up.",
         f"  API    {url}/v1/",
         f"  admin  {url}/admin/",
-        f"  logs   {held.logs}/ (web, worker, beat, postgres, valkey)",
+        f"  logs   {held.logs}/ (web, worker, io, beat, postgres, valkey)",
         "  shell  .venv/bin/python manage.py … works in another terminal while this runs",
         "  stop   Ctrl-C",
         "",

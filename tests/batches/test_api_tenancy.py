@@ -12,8 +12,10 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from accounts.models import Scope
-from assets.models import Asset
+from assets.models import Asset, AssetUpload
 from batches.models import Batch, BatchItem, Run
+from callbacks.models import CallbackSecret
+from callbacks.services import create_secret
 from runflow.lib.views import ApiView
 from tests.conftest import Api, Rung
 from tests.contract.checks import assert_error
@@ -44,9 +46,28 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "v1/batches/<str:batch_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items/<str:item_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
+    ("GET", "v1/batches/<str:batch_id>/callback"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
+    # 422: it has not ended.
+    ("POST", "v1/batches/<str:batch_id>/callback-redeliveries"): Rule(
+        Scope.RUNS_EXECUTE, "BATCH_NOT_FOUND", success=422
+    ),
+    ("GET", "v1/runs/<str:run_id>/callback"): Rule(Scope.RUNS_READ, "RUN_NOT_FOUND"),
+    ("POST", "v1/runs/<str:run_id>/callback-redeliveries"): Rule(Scope.RUNS_EXECUTE, "RUN_NOT_FOUND", success=422),
     ("GET", "v1/runs/<str:run_id>"): Rule(Scope.RUNS_READ, "RUN_NOT_FOUND"),
-    # Whoever has the signed URL may read: tests/assets/test_files.py.
+    ("GET", "v1/callback-secrets"): Rule(Scope.CALLBACK_SECRETS_READ),
+    ("POST", "v1/callback-secrets"): Rule(Scope.CALLBACK_SECRETS_CREATE, None, b'{"label": "a"}', 201),
+    ("GET", "v1/callback-secrets/<str:secret_id>"): Rule(Scope.CALLBACK_SECRETS_READ, "NOT_FOUND"),
+    ("PATCH", "v1/callback-secrets/<str:secret_id>"): Rule(Scope.CALLBACK_SECRETS_EDIT, "NOT_FOUND", b'{"label": "b"}'),
+    ("DELETE", "v1/callback-secrets/<str:secret_id>"): Rule(Scope.CALLBACK_SECRETS_DELETE, "NOT_FOUND", success=204),
+    ("POST", "v1/asset-uploads"): Rule(
+        Scope.ASSETS_CREATE, None, b'{"filename": "a", "mime_type": "text/plain", "size_bytes": 1}', 201
+    ),
+    ("POST", "v1/asset-uploads/<str:asset_id>/confirmations"): Rule(Scope.ASSETS_CREATE, "NOT_FOUND", b"{}", 201),
+    ("GET", "v1/assets/<str:asset_id>"): Rule(Scope.ASSETS_READ, "NOT_FOUND"),
+    # Whoever has the signed URL may: tests/assets/test_files.py, test_uploads.py, test_thumbnails.py.
+    ("PUT", "v1/asset-uploads/<uuid:asset_id>"): Rule(None),
     ("GET", "v1/files/<uuid:asset_id>"): Rule(None),
+    ("GET", "v1/files/<uuid:asset_id>/thumbnail"): Rule(None),
 }
 KEYED = [(method, route) for (method, route), rule in RULES.items() if rule.scope is not None]
 OWNED = [(method, route) for (method, route), rule in RULES.items() if rule.stranger is not None]
@@ -76,8 +97,14 @@ def things_of(api: Api) -> dict[str, str]:
     model = make_model(organization=api.organization)
     batch, (handle,) = make_batch(organization=api.organization, model=model)
     asset = Asset.objects.create(
-        organization=api.organization, name="a", storage_key=str(uuid.uuid4()), asset_type="file", size_bytes=1
+        organization=api.organization,
+        name="a",
+        storage_key=str(uuid.uuid4()),
+        asset_type="file",
+        size_bytes=1,
+        source_type="upload",
     )
+    secret, _ = create_secret(organization=api.organization, label="a")
     return {
         "owner": model.owner,
         "slug": model.slug,
@@ -85,6 +112,7 @@ def things_of(api: Api) -> dict[str, str]:
         "item_id": str(handle.id),
         "run_id": str(handle.run_id),
         "asset_id": str(asset.pk),
+        "secret_id": str(secret.pk),
     }
 
 
@@ -189,4 +217,5 @@ def test_another_key_of_the_organization_sees_the_same(rung: Rung, method: str, 
 
 
 def counts() -> list[int]:
-    return [Batch.objects.count(), Run.objects.count(), BatchItem.objects.count()]
+    active = CallbackSecret.objects.filter(disabled_at__isnull=True).count()
+    return [Batch.objects.count(), Run.objects.count(), BatchItem.objects.count(), active, AssetUpload.objects.count()]

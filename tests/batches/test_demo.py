@@ -9,6 +9,7 @@ import re
 import shlex
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,9 +25,15 @@ from pytest_django.live_server_helper import LiveServer
 
 from batches import demo, engine
 from batches.models import Batch
+from callbacks.engine import deliver
+from callbacks.lifecycle import DELIVER_TASK
+from callbacks.models import CallbackDelivery, CallbackSecret
+from callbacks.services import create_secret, update_secret
 from idempotency.middleware import IdempotencyMiddleware
+from tests.factories import make_organization
 
 KEY = re.compile(r"rf_live_[A-Za-z0-9]{43}")
+SECRET = re.compile(r"whsec_[A-Za-z0-9+/]{20}")
 
 # The live server answers from a thread of its own, which sees only what is committed.
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,6 +43,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def server(live_server: LiveServer, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LiveServer:
     """A server with the shop's catalogue and nobody to execute anything; the demo's directories are the test's."""
     settings.PUBLIC_BASE_URL = live_server.url
+    settings.OUTBOUND_ALLOW = (ip_network("127.0.0.1/32"),)
     settings.STORAGES = {
         "default": {
             "BACKEND": "django.core.files.storage.FileSystemStorage",
@@ -57,15 +65,19 @@ def server(live_server: LiveServer, settings: Settings, tmp_path: Path, monkeypa
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Answers doorbells as a Celery worker does."""
-    doorbells: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    doorbells: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
     monkeypatch.setattr(
-        "celery.app.base.Celery.send_task", lambda self, name, args=(), **options: doorbells.put(args[0])
+        "celery.app.base.Celery.send_task", lambda self, name, args=(), **options: doorbells.put((name, *args))
     )
 
     def work() -> None:
         try:
-            while (provider_id := doorbells.get()) is not None:
-                engine.execute(provider_id=UUID(provider_id))
+            while (doorbell := doorbells.get()) is not None:
+                task, *arguments = doorbell
+                if task == DELIVER_TASK:
+                    deliver()
+                else:
+                    engine.execute(provider_id=UUID(arguments[0]))
         finally:
             connection.close()
 
@@ -101,6 +113,13 @@ def test_demo_shows_every_step_and_leaves_its_files(server: LiveServer, tmp_path
     assert re.search(r"total +2 of 2 +\$1.10", shown)
     assert f"batch {sheet.pk}" in shown
     assert KEY.search(shown) is None
+    assert SECRET.search(shown) is None
+    assert re.fullmatch(
+        r"Callback batch\.succeeded received \d+ ms after the end, signature verified: v1,[A-Za-z0-9+/]{43}=",
+        shown.splitlines()[-1],
+    )
+    (delivery,) = CallbackDelivery.objects.all()
+    assert (delivery.subject_id, delivery.status_code, delivery.attempt_count) == (resize.pk, "delivered", 1)
     assert sorted(path.name for path in target.iterdir()) == [
         "00-cup-4x5.jpg",
         "01-hat-4x5.png",
@@ -110,6 +129,33 @@ def test_demo_shows_every_step_and_leaves_its_files(server: LiveServer, tmp_path
     for name, kind in (("00-cup-4x5.jpg", "JPEG"), ("01-hat-4x5.png", "PNG"), ("contact-sheet.jpg", "JPEG")):
         with Image.open(target / name) as image:
             assert image.format == kind
+
+
+@pytest.mark.usefixtures("worker")
+def test_demo_deletes_its_secret_and_those_of_demos_that_were_interrupted(server: LiveServer) -> None:
+    organization = make_organization(slug="demo")
+    create_secret(organization=organization, label="demo")
+    own, _ = create_secret(organization=organization, label="mine")
+    update_secret(secret_id=own.pk, organization=organization, is_current=True)
+    run_demo(server)
+    active = CallbackSecret.objects.filter(disabled_at__isnull=True)
+    assert [(secret.pk, secret.is_current) for secret in active] == [(own.pk, True)]
+    assert CallbackSecret.objects.count() == 3
+
+
+@pytest.mark.usefixtures("worker")
+def test_callback_that_is_not_genuine_fails_the_demo(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callbacks.engine.callback_headers", lambda **given: {"webhook-id": "1"})
+    with pytest.raises(CommandError, match="not one that is genuine"):
+        run_demo(server)
+
+
+@pytest.mark.usefixtures("worker")
+def test_callback_that_does_not_come_fails_the_demo(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "CALLBACK_DEADLINE", 0.05)
+    monkeypatch.setattr("tests.batches.test_demo.deliver", lambda: 0)
+    with pytest.raises(CommandError, match=r"No callback came within 0\.05 s"):
+        run_demo(server)
 
 
 @pytest.mark.usefixtures("worker")

@@ -44,6 +44,7 @@ class Process:
                     "DJANGO_SETTINGS_MODULE": "runflow.settings",
                     "DATABASE_URL": parts._replace(path="/" + str(connection.settings_dict["NAME"])).geturl(),
                     "SECRET_KEY": settings.SECRET_KEY,
+                    "ENCRYPTION_KEYS": ",".join(settings.ENCRYPTION_KEYS),
                     # Quick enough to wait for, and still many renewals long.
                     "RUN_LEASE_SECONDS": "3",
                     "SWEEP_INTERVAL_SECONDS": "0.5",
@@ -94,11 +95,12 @@ class Stack:
         wait_until(self._answers, what="the web process to answer", deadline=START_DEADLINE)
         return process
 
-    def worker(self) -> Process:
+    def worker(self, *, queues: str = "dispatch,callbacks,maintenance", **env: str) -> Process:
         process = self._start(
             "worker",
-            *("celery", "-A", "runflow", "worker", "-Q", "dispatch,callbacks,maintenance", "-c", "2"),
+            *("celery", "-A", "runflow", "worker", "-Q", queues, "-c", "2"),
             *("--loglevel", "INFO", "--without-gossip", "--without-mingle", "-n", f"w{len(self.processes)}@%h"),
+            **env,
         )
         wait_until(lambda: b" ready." in process.log.read_bytes(), what="the worker", deadline=START_DEADLINE)
         return process

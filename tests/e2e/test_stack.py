@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from runflow.stack.services import services
 from runflow.stack.session import ROOT, StackError, session
 
 SECONDS = 15.0
+SUPPLIED = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEYS")
 # The stack on a root of our own, as `python -m runflow.stack` does it on the checkout.
 PROGRAM = (
     "import sys; from pathlib import Path; from runflow.stack.cli import main;"
@@ -37,7 +40,7 @@ class Stack:
 
     def __init__(self, root: Path, *argv: str, **env: str) -> None:
         self.root = root
-        inherited = {k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY")}
+        inherited = {k: v for k, v in os.environ.items() if k not in (*SUPPLIED, "OUTBOUND_ALLOW")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(root), *argv],
             cwd=ROOT,
@@ -213,7 +216,7 @@ def test_pid_file_of_a_crashed_server_does_not_block_when_its_number_is_in_use(r
 
 def test_two_scratch_stacks_at_once_have_servers_of_their_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Stack(root, "run", "--scratch", "--", "sh", "-c", HOLD)
-    for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY"):
+    for name in SUPPLIED:
         monkeypatch.delenv(name, raising=False)
     with services(root, scratch=True) as env:
         mine = env["DATABASE_URL"], env["REDIS_URL"]
@@ -222,6 +225,8 @@ def test_two_scratch_stacks_at_once_have_servers_of_their_own(root: Path, monkey
         assert answers(*others)
         assert len({*mine, *others}) == 4
         assert len(env["SECRET_KEY"]) >= 50
+        assert len(base64.urlsafe_b64decode(env["ENCRYPTION_KEYS"])) == 32
+        assert [path.name for path in (root / "var").iterdir() if path.name in ("secret_key", "encryption_keys")] == []
     assert answers(*others)
     assert other.end()[0] == 0
     assert left_behind(root) == []
@@ -245,6 +250,57 @@ def test_each_server_is_provided_or_not_by_itself(root: Path) -> None:
     with redis.Redis.from_url(redis_url) as client:
         assert client.ping()
     assert run.end()[0] == 0
+
+
+# Keys are made by a stack that keeps its data, and a server named in the environment needs no starting.
+ELSEWHERE = {"REDIS_URL": "redis://redis.example/0"}
+
+
+def test_keys_are_made_once_and_kept_where_only_the_owner_reads_them(root: Path) -> None:
+    tell = ["sh", "-c", 'echo "$SECRET_KEY $ENCRYPTION_KEYS"']
+    starts = [Stack(root, "run", "--", *tell, **ELSEWHERE).end() for _ in range(2)]
+    assert [code for code, _, _ in starts] == [0, 0], starts
+    (_, first, _), (_, second, _) = starts
+    assert first == second
+    kept = [root / "var" / name for name in ("secret_key", "encryption_keys")]
+    assert [path.read_text() for path in kept] == first.split()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in kept] == [0o600, 0o600]
+    assert len(base64.urlsafe_b64decode(first.split()[1])) == 32
+    given = Stack(root, "run", "--", *tell, SECRET_KEY="mine", ENCRYPTION_KEYS="also,mine", **ELSEWHERE)
+    assert given.end()[:2] == (0, "mine also,mine\n")
+    assert [path.read_text() for path in kept] == first.split()
+
+
+# In place of manage.py, which `up` calls first: tells what it was given, and ends it there.
+TELL = """
+import os, pathlib, sys
+pathlib.Path("told").write_text(os.environ.get("OUTBOUND_ALLOW", "nothing"))
+pathlib.Path("told.env").write_text(pathlib.Path("var/stack.env").read_text())
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, "127.0.0.0/8,::1/128"), ({"OUTBOUND_ALLOW": "10.0.0.0/8"}, "10.0.0.0/8")]
+)
+def test_up_opens_this_machine_to_callbacks_and_hands_its_keys_to_manage_py(
+    root: Path, given: dict[str, str], told: str
+) -> None:
+    (root / "manage.py").write_text(TELL)
+    servers = {"DATABASE_URL": "postgres://db.example/x", **ELSEWHERE}
+    code, _, err = Stack(root, "up", "--port", "0", **servers, **given).end()
+    assert (code, "manage.py migrate failed (exit code 3)" in err) == (1, True), err
+    assert (root / "told").read_text() == told
+    keys = {name.upper(): (root / "var" / name).read_text() for name in ("secret_key", "encryption_keys")}
+    lines = (root / "told.env").read_text().splitlines()
+    assert dict(line.split("=", 1) for line in lines) == {**servers, **keys}
+    assert not (root / "var" / "stack.env").exists()
+
+
+def test_run_opens_nothing(root: Path) -> None:
+    tell = ["sh", "-c", 'echo "${OUTBOUND_ALLOW-nothing}"']
+    run = Stack(root, "run", "--scratch", "--", *tell, DATABASE_URL="postgres://db.example/x", **ELSEWHERE)
+    assert run.end()[:2] == (0, "nothing\n")
 
 
 def test_a_supervised_process_that_ends_is_named_with_its_log(root: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connection
@@ -20,6 +21,7 @@ from django.utils import timezone
 
 from batches import services as batch_services
 from batches.models import Batch, BatchItem, Run
+from callbacks.models import CallbackSecret
 from idempotency import services
 from idempotency.models import IdempotencyRecord
 from models_registry.models import Model
@@ -193,6 +195,69 @@ def test_a_read_with_the_header_is_not_recorded(api: Api, model: Model) -> None:
     batch, _ = make_batch(organization=api.organization, model=model)
     assert api.get(f"/v1/batches/{batch.pk}", Idempotency_Key="k").status_code == 200
     assert IdempotencyRecord.objects.count() == 0
+
+
+# --- Answers that hold a secret -----------------------------------------------------------------------------------------
+
+
+def post_secret(api: Api, label: str = "shop") -> Any:
+    return api.post("/v1/callback-secrets", {"label": label}, Idempotency_Key="k")
+
+
+def raw_record() -> tuple[bool, str]:
+    """(is_encrypted, the whole row as the database would print it, bytes and all)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT is_encrypted, record::text || encode(response_body, 'escape')"
+            " FROM idempotency_idempotencyrecord AS record"
+        )
+        [(is_encrypted, text)] = cursor.fetchall()
+    return is_encrypted, text
+
+
+def test_an_answer_that_holds_a_secret_is_stored_encrypted_and_replayed_byte_for_byte(api: Api) -> None:
+    first = post_secret(api)
+    assert first.status_code == 201
+    secret = first.json()["plain_secret"]
+    is_encrypted, text = raw_record()
+    assert is_encrypted
+    hidden = [secret, secret[10:-1], secret.encode().hex(), "plain_secret", b"plain_secret".hex()]
+    assert [each for each in hidden if each in text] == []
+    second = post_secret(api)
+    assert (second.status_code, second.content) == (201, first.content)
+    assert second.headers["Content-Type"] == "application/json"
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert CallbackSecret.objects.count() == 1
+
+
+def test_other_answers_are_stored_as_they_are(api: Api, model: Model) -> None:
+    response = post(api, model)
+    is_encrypted, text = raw_record()
+    assert not is_encrypted
+    assert response.json()["id"] in text
+
+
+def test_a_record_is_read_with_a_key_that_no_longer_encrypts(api: Api, settings: Any) -> None:
+    first = post_secret(api)
+    settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode(), *settings.ENCRYPTION_KEYS]
+    assert post_secret(api).content == first.content
+
+
+def test_a_record_whose_key_is_gone_is_an_error_of_ours_and_makes_nothing(api: Api, settings: Any) -> None:
+    post_secret(api)
+    settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
+    response = post_secret(api)
+    assert (response.status_code, response.json()["code"]) == (500, "INTERNAL_ERROR")
+    assert (CallbackSecret.objects.count(), IdempotencyRecord.objects.count()) == (1, 1)
+
+
+def test_an_expired_record_that_was_encrypted_is_taken_over_by_one_that_is_not(api: Api, model: Model) -> None:
+    post_secret(api)
+    IdempotencyRecord.objects.update(expires_at=timezone.now())
+    first = post(api, model)
+    assert first.status_code == 201
+    assert not raw_record()[0]
+    assert post(api, model).content == first.content
 
 
 # --- Twins: two connections, sequenced with events ---------------------------------------------------------------------

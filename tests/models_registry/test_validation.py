@@ -17,18 +17,16 @@ from hypothesis import strategies as st
 
 from models_registry import validation
 from models_registry.declarations import check_declaration
-from models_registry.faults import MAX_ERRORS, json_fault
+from models_registry.faults import json_fault
 from models_registry.models import ModelInput
 from models_registry.validation import (
-    ErrorList,
     ItemInput,
-    cap_errors,
     compile_serializer,
     validate_input,
     validate_items,
     validator_for,
 )
-from runflow.lib.errors import ErrorItem
+from runflow.lib.faults import MAX_ERRORS, cap_errors
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 ASSET = "runflow://assets/01890a5d-ac96-774b-bcce-b302099a8057"
@@ -562,29 +560,6 @@ def test_a_schema_that_needs_too_much_stack_is_a_fault_not_a_crash() -> None:
 
 
 # --- Bounds of the answer -------------------------------------------------------------------------------------------
-
-
-def fault(number: int) -> ErrorItem:
-    return {"loc": ["body", number], "msg": "m", "type": "t"}
-
-
-@pytest.mark.parametrize("count", [0, 1, MAX_ERRORS])
-def test_up_to_500_errors_are_all_there(count: int) -> None:
-    errors = [fault(number) for number in range(count)]
-    assert cap_errors(errors) == errors
-    assert cap_errors(ErrorList(errors)) == errors
-
-
-@pytest.mark.parametrize("count", [501, 502, 1234])
-def test_of_more_errors_the_last_says_how_many_are_left_out(count: int) -> None:
-    errors = [fault(number) for number in range(count)]
-    expected = [
-        *errors[:499],
-        {"loc": ["body"], "msg": f"{count - 499} more errors are left out.", "type": "too_many_errors"},
-    ]
-    assert cap_errors(errors) == expected
-    assert cap_errors(ErrorList(errors)) == expected
-    assert cap_errors(errors[:100], ErrorList(errors[100:])) == expected
 
 
 def test_a_million_unknown_keys_are_counted_and_not_kept() -> None:

@@ -1,9 +1,12 @@
 """The guard on customers' URLs: every spelling of an inside address, and real HTTP and TLS on loopback."""
 
+import gzip
 import ipaddress
+import os
 import pickle
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,20 +14,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+import httpcore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from runflow import __version__
 from runflow.lib import outbound
 from runflow.lib.addresses import Address, Network, is_allowed_address
+from runflow.lib.http_url import parse_http_url
 from runflow.lib.outbound import (
     AddressRefused,
+    Answer,
     Fetched,
     OutboundError,
     check_url,
     fetch,
+    host_of,
+    post,
 )
+from tests.threads import wait_until
 
 # Authority and server in one, for files.example.com, valid from 2020 to 2120. Made for these tests only.
 CERTIFICATE = """\
@@ -441,6 +451,43 @@ def test_the_literal_check_asks_no_resolver(resolver: "Resolver") -> None:
     assert resolver.asked == []
 
 
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://example.com/a", "example.com"),
+        ("HTTP://EXAMPLE.com.:8080/b?c", "example.com"),
+        ("https://b\u00fccher.example.com/", "xn--bcher-kva.example.com"),
+        ("https://[2606:4700:4700:0::1111]:8443/", "2606:4700:4700::1111"),
+        ("https://134744072/", "8.8.8.8"),
+        # Not open, or no longer: grouped all the same
+        ("http://127.1:9000/", "127.0.0.1"),
+        ("http://localhost./", "localhost"),
+        ("http://[FD00:0::1]/", "fd00::1"),
+        # No URL at all
+        ("", "invalid"),
+        ("http://", "invalid"),
+        ("http://user@example.com/", "invalid"),
+        ("http://256.0.0.1/", "invalid"),
+        ("http://example.com:65536/", "invalid"),
+        ("http://example.com/".ljust(2049, "a"), "invalid"),
+    ],
+)
+def test_what_leads_to_one_server_has_one_host(url: str, host: str) -> None:
+    assert host_of(url) == host
+
+
+@pytest.mark.parametrize("url", PERMITTED_URLS)
+def test_the_host_is_the_one_that_is_connected_to(url: str) -> None:
+    assert host_of(url) == parse_http_url(url, max_chars=2048).host
+
+
+@given(st.text() | st.builds("http://{}/".format, st.text()) | st.builds("http://[{}]/".format, st.text()))
+def test_any_text_has_a_host_of_at_most_255_lower_case_characters(text: str) -> None:
+    host = host_of(text)
+    assert host == host.lower()
+    assert 1 <= len(host) <= 255
+
+
 # --- A resolver and servers ---------------------------------------------------------------------------------
 
 
@@ -472,8 +519,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = cast("Server", self.server)
+        server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
         server.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         server.routes[self.path.partition("?")[0]](self)
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -494,11 +545,12 @@ Route = Callable[[Handler], None]
 class Server(ThreadingHTTPServer):
     """A server on a free port of 127.0.0.1 that remembers its connections and requests."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((host, port), Handler)
         self.connections = 0
         self.server_names: list[str | None] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.bodies: list[bytes] = []
         self.routes: dict[str, Route] = {}
         self.stopping = threading.Event()
 
@@ -568,6 +620,247 @@ def is_without_inside_details(error: OutboundError) -> bool:
     return not any(detail in str(error) for detail in ("127.", "10.", "169.", "::", "Errno", "refused"))
 
 
+# What holds for every request is tested by both ways to make one.
+
+
+def by_fetch(url: str, total_timeout: float = 30.0) -> bytes:
+    return fetch(url, max_bytes=1_000_000, total_timeout=total_timeout).body
+
+
+def by_post(url: str, total_timeout: float = 30.0) -> bytes:
+    return post(url, body=b"{}", headers={}, total_timeout=total_timeout, max_answer_bytes=1_000_000).body
+
+
+Send = Callable[..., bytes]
+both = pytest.mark.parametrize("send", [by_fetch, by_post], ids=["fetch", "post"])
+
+
+# --- The guard at the connection ----------------------------------------------------------------------------
+
+# The host of a URL, and the addresses of its name. The server listens at 127.0.0.1.
+INSIDE_HOSTS = [
+    # IPv4, and its other spellings
+    ("127.0.0.1", None),
+    ("127.0.0.1.", None),
+    ("0.0.0.0", None),
+    ("10.0.0.1", None),
+    ("100.64.0.1", None),
+    ("169.254.169.254", None),
+    ("192.168.1.1", None),
+    ("224.0.0.1", None),
+    ("2130706433", None),  # decimal
+    ("0177.0.0.1", None),  # octal
+    ("017700000001", None),
+    ("0x7f000001", None),
+    ("127.1", None),
+    ("\uff11\uff12\uff17.1", None),
+    # IPv6, and IPv4 within it
+    ("[::]", None),
+    ("[::1]", None),
+    ("[fd00::1]", None),
+    ("[fe80::1]", None),
+    ("[::127.0.0.1]", None),
+    ("[::ffff:127.0.0.1]", None),  # mapped
+    ("[64:ff9b::127.0.0.1]", None),  # NAT64
+    ("[64:ff9b:1::127.0.0.1]", None),
+    ("[2002:7f00:1::]", None),  # 6to4
+    ("[2001:0:7f00:1::]", None),  # Teredo
+    # localhost, whatever the resolver says
+    ("localhost", ["127.0.0.1"]),
+    ("localhost.", ["127.0.0.1"]),
+    ("LOCALHOST", ["127.0.0.1"]),
+    ("a.localhost", ["8.8.8.8"]),
+    # Names
+    ("files.example.com", ["127.0.0.1"]),
+    ("files.example.com.", ["127.0.0.1"]),
+    ("files.example.com", ["::1"]),
+    ("files.example.com", ["fe80::1%eth0"]),
+    ("files.example.com", ["::ffff:127.0.0.1"]),
+    ("files.example.com", ["64:ff9b::7f00:1"]),
+    ("files.example.com", ["2002:7f00:1::"]),
+    # Several addresses, one of them inside
+    ("files.example.com", ["8.8.8.8", "127.0.0.1"]),
+    ("files.example.com", ["127.0.0.1", "8.8.8.8"]),
+    ("files.example.com", ["8.8.8.8", "10.0.0.1", "2606:4700:4700::1111"]),
+    ("files.example.com", ["2606:4700:4700::1111", "::ffff:10.0.0.1"]),
+]
+
+
+@both
+@pytest.mark.parametrize(("host", "addresses"), INSIDE_HOSTS)
+def test_nothing_inside_is_connected_to(
+    server: Server, resolver: Resolver, settings: Settings, host: str, addresses: list[str] | None, send: Send
+) -> None:
+    settings.OUTBOUND_ALLOW = ()
+    if addresses is not None:
+        resolver.answers[host.lower().removesuffix(".")] = [addresses]
+    with pytest.raises(AddressRefused) as caught:
+        send(server.url(host=host), total_timeout=2)
+    assert not caught.value.is_retryable
+    assert is_without_inside_details(caught.value)
+    assert resolver.asked == ([] if addresses is None or "localhost" in host.lower() else ["files.example.com"])
+    assert server.connections == 0
+
+
+@both
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user@127.0.0.1:{port}/",
+        "http://user:password@127.0.0.1:{port}/",
+        "http://@127.0.0.1:{port}/",
+        "http://files.example.com@127.0.0.1:{port}/",
+        "http://127.0.0.1:{port}@files.example.com/",
+        "http://127.0.0.1:{port}\\@files.example.com/",
+        "http://files.example.com:0/",
+        "http://files.example.com:65536/",
+        "http://files.example.com:0{port}0/",
+        "http://files.example.com:+{port}/",
+        "http://files.example.com:-1/",
+        "http://files.example.com:http/",
+        "http://files.example.com:{port}:{port}/",
+        "ftp://files.example.com:{port}/",
+        "//files.example.com:{port}/",
+        "http://[::1%25lo]:{port}/",
+    ],
+)
+def test_userinfo_odd_ports_and_other_schemes_are_refused_where_the_address_itself_is_open(
+    server: Server, resolver: Resolver, url: str, send: Send
+) -> None:
+    with pytest.raises(AddressRefused):
+        send(url.format(port=server.port), total_timeout=2)
+    assert resolver.asked == []
+    assert server.connections == 0
+
+
+@both
+@pytest.mark.parametrize(
+    ("networks_open", "is_open"),
+    [
+        ([], False),
+        (["10.0.0.0/8", "127.0.0.2/32", "::1/128"], False),
+        (["127.0.0.1/32"], True),
+        (["10.0.0.0/8", "127.0.0.0/8"], True),
+        (["0.0.0.0/0"], True),
+    ],
+)
+@pytest.mark.parametrize("host", ["files.example.com", "127.0.0.1", "localhost", "[::ffff:127.0.0.1]"])
+def test_the_setting_opens_its_networks_to_connections_and_no_others(
+    server: Server,
+    resolver: Resolver,
+    settings: Settings,
+    networks_open: list[str],
+    is_open: bool,
+    host: str,
+    send: Send,
+) -> None:
+    settings.OUTBOUND_ALLOW = networks(*networks_open)
+    resolver.answers["localhost"] = [["127.0.0.1"]]
+    server.routes["/"] = answering(200, b"abc")
+    if is_open:
+        assert send(server.url(host=host)) == b"abc"
+    else:
+        with pytest.raises(AddressRefused):
+            send(server.url(host=host))
+    assert server.connections == (1 if is_open else 0)
+
+
+@pytest.fixture
+def inside(server: Server) -> Iterator[Server]:
+    """A second server at the first one's port, whose address stays closed."""
+    yield from serve(Server("127.0.0.2", server.port))
+
+
+@both
+def test_a_name_that_changes_its_answer_is_asked_once_and_connected_where_it_was_checked(
+    server: Server, inside: Server, resolver: Resolver, settings: Settings, send: Send
+) -> None:
+    settings.OUTBOUND_ALLOW = networks("127.0.0.1/32")
+    resolver.answers["files.example.com"] = [["127.0.0.1"], ["127.0.0.2"]]
+    server.routes["/"] = answering(200, b"abc")
+    assert send(server.url()) == b"abc"
+    assert resolver.asked == ["files.example.com"]
+    assert (server.connections, inside.connections) == (1, 0)
+
+
+@both
+def test_a_name_that_pointed_inside_when_it_was_asked_is_refused_whatever_it_says_next(
+    server: Server, inside: Server, resolver: Resolver, settings: Settings, send: Send
+) -> None:
+    settings.OUTBOUND_ALLOW = networks("127.0.0.1/32")
+    resolver.answers["files.example.com"] = [["127.0.0.2"], ["127.0.0.1"]]
+    with pytest.raises(AddressRefused):
+        send(server.url())
+    assert resolver.asked == ["files.example.com"]
+    assert (server.connections, inside.connections) == (0, 0)
+
+
+@both
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0177.0.0.1", "0x7f.0.0.1", "2130706433", "[::ffff:127.0.0.1]"])
+def test_an_opened_address_is_called_without_a_resolver(
+    server: Server, resolver: Resolver, host: str, send: Send
+) -> None:
+    server.routes["/"] = answering(200, b"abc")
+    assert send(server.url(host=host)) == b"abc"
+    assert resolver.asked == []
+
+
+@both
+def test_the_next_address_is_tried_when_one_does_not_answer(
+    server: Server, resolver: Resolver, settings: Settings, send: Send
+) -> None:
+    # The server listens on 127.0.0.1 only, so ::1 refuses, or is unreachable on a machine without IPv6.
+    settings.OUTBOUND_ALLOW = networks(LOOPBACK, "::1/128")
+    resolver.answers["files.example.com"] = [["::1", "127.0.0.1"]]
+    server.routes["/"] = answering(200, b"abc")
+    assert send(server.url()) == b"abc"
+
+
+@both
+def test_a_connection_that_nobody_accepts_is_a_retryable_error(
+    resolver: Resolver, settings: Settings, send: Send
+) -> None:
+    settings.OUTBOUND_ALLOW = networks(LOOPBACK)
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    with pytest.raises(OutboundError) as caught:
+        send(f"http://files.example.com:{port}/")
+    assert caught.value.is_retryable
+    assert is_without_inside_details(caught.value)
+
+
+@both
+def test_proxies_from_the_environment_are_not_used(server: Server, monkeypatch: pytest.MonkeyPatch, send: Send) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+            monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        server.routes["/"] = answering(200, b"abc")
+        assert send(server.url()) == b"abc"
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+@both
+def test_the_request_keeps_the_name_and_asks_for_an_unencoded_body(server: Server, send: Send) -> None:
+    server.routes["/a"] = answering(200)
+    send(server.url("/a?b=c%20d#e"))
+    [(path, headers)] = server.requests
+    assert path == "/a?b=c%20d"
+    assert headers["host"] == f"files.example.com:{server.port}"
+    assert headers["accept-encoding"] == "identity"
+    assert headers["user-agent"].startswith("runflow-batch/")
+
+
+@both
+def test_characters_outside_ascii_are_escaped_in_the_request(server: Server, send: Send) -> None:
+    server.routes["/%C3%BC"] = answering(200)
+    send(server.url("/\u00fc?\u00fc"))
+    assert server.requests[0][0] == "/%C3%BC?%C3%BC"
+
+
 # --- Fetching -----------------------------------------------------------------------------------------------
 
 
@@ -585,16 +878,6 @@ def test_a_file_is_fetched_with_its_mime_type(server: Server, content_type: dict
     assert fetch(url, max_bytes=3) == Fetched(body=b"abc", mime_type=mime_type, url=url)
 
 
-def test_the_request_keeps_the_name_and_asks_for_an_unencoded_body(server: Server) -> None:
-    server.routes["/a"] = answering(200)
-    fetch(server.url("/a?b=c%20d#e"), max_bytes=1)
-    [(path, headers)] = server.requests
-    assert path == "/a?b=c%20d"
-    assert headers["host"] == f"files.example.com:{server.port}"
-    assert headers["accept-encoding"] == "identity"
-    assert headers["user-agent"].startswith("runflow-batch/")
-
-
 @pytest.mark.parametrize(
     ("url", "host_header"),
     [
@@ -609,91 +892,7 @@ def test_the_request_keeps_the_name_and_asks_for_an_unencoded_body(server: Serve
     ],
 )
 def test_the_host_header_has_the_canonical_name_and_only_an_unusual_port(url: str, host_header: str) -> None:
-    assert outbound._parse(url, max_chars=100).host_header == host_header
-
-
-def test_characters_outside_ascii_are_escaped_in_the_request(server: Server) -> None:
-    server.routes["/%C3%BC"] = answering(200)
-    fetch(server.url("/\u00fc?\u00fc"), max_bytes=1)
-    assert server.requests[0][0] == "/%C3%BC?%C3%BC"
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "0x7f.0.0.1", "2130706433", "[::ffff:127.0.0.1]"])
-def test_an_opened_address_is_fetched_without_a_resolver(server: Server, resolver: Resolver, host: str) -> None:
-    server.routes["/"] = answering(200, b"abc")
-    assert fetch(server.url(host=host), max_bytes=3).body == b"abc"
-    assert resolver.asked == []
-
-
-def test_a_name_with_an_inside_address_is_refused_without_a_connection(server: Server, settings: Settings) -> None:
-    settings.OUTBOUND_ALLOW = ()
-    with pytest.raises(AddressRefused) as caught:
-        fetch(server.url(), max_bytes=1)
-    assert server.connections == 0
-    assert not caught.value.is_retryable
-    assert is_without_inside_details(caught.value)
-
-
-@pytest.mark.parametrize("other", ["10.0.0.1", "::1", "169.254.169.254", "64:ff9b::a9fe:a9fe"])
-@pytest.mark.parametrize("position", [0, 1])
-def test_one_inside_address_among_several_refuses_the_name(
-    server: Server, resolver: Resolver, other: str, position: int
-) -> None:
-    addresses = ["127.0.0.1", "8.8.8.8"]
-    addresses.insert(position, other)
-    resolver.answers["files.example.com"] = [addresses]
-    with pytest.raises(AddressRefused):
-        fetch(server.url(), max_bytes=1)
-    assert server.connections == 0
-
-
-def test_a_name_that_changes_its_answer_is_asked_once_and_connected_where_it_was_checked(
-    server: Server, resolver: Resolver
-) -> None:
-    resolver.answers["files.example.com"] = [["127.0.0.1"], ["10.0.0.1"]]
-    server.routes["/"] = answering(200, b"abc")
-    assert fetch(server.url(), max_bytes=3).body == b"abc"
-    assert resolver.asked == ["files.example.com"]
-
-
-def test_the_next_address_is_tried_when_one_does_not_answer(
-    server: Server, resolver: Resolver, settings: Settings
-) -> None:
-    # The server listens on 127.0.0.1 only, so ::1 refuses, or is unreachable on a machine without IPv6.
-    settings.OUTBOUND_ALLOW = networks(LOOPBACK, "::1/128")
-    resolver.answers["files.example.com"] = [["::1", "127.0.0.1"]]
-    server.routes["/"] = answering(200, b"abc")
-    assert fetch(server.url(), max_bytes=3).body == b"abc"
-
-
-def test_a_connection_that_nobody_accepts_is_a_retryable_error(resolver: Resolver, settings: Settings) -> None:
-    settings.OUTBOUND_ALLOW = networks(LOOPBACK)
-    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
-        port = closed_soon.getsockname()[1]
-    with pytest.raises(OutboundError) as caught:
-        fetch(f"http://files.example.com:{port}/", max_bytes=1)
-    assert caught.value.is_retryable
-    assert is_without_inside_details(caught.value)
-
-
-def test_proxies_from_the_environment_are_not_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as proxy:
-        proxy.setblocking(False)
-        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-            monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        server.routes["/"] = answering(200, b"abc")
-        assert fetch(server.url(), max_bytes=3).body == b"abc"
-        with pytest.raises(BlockingIOError):
-            proxy.accept()
-
-
-@pytest.mark.parametrize("url", ["http://u:p@files.example.com/", "ftp://files.example.com/", "http://[::1]/"])
-def test_fetch_does_the_literal_check_before_anything_else(url: str, resolver: Resolver) -> None:
-    with pytest.raises(AddressRefused):
-        fetch(url, max_bytes=1)
-    assert resolver.asked == []
+    assert parse_http_url(url, max_chars=100).host_header == host_header
 
 
 # --- Names that do not resolve ------------------------------------------------------------------------------
@@ -703,23 +902,25 @@ def test_fetch_does_the_literal_check_before_anything_else(url: str, resolver: R
     ("number", "is_retryable"),
     [(socket.EAI_NONAME, False), (socket.EAI_FAIL, False), (socket.EAI_AGAIN, True)],
 )
+@both
 def test_only_a_temporary_resolver_failure_is_retryable(
-    monkeypatch: pytest.MonkeyPatch, number: int, is_retryable: bool
+    monkeypatch: pytest.MonkeyPatch, number: int, is_retryable: bool, send: Send
 ) -> None:
     def fail(*_args: object, **_kwargs: object) -> None:
         raise socket.gaierror(number, "inside detail")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(OutboundError) as caught:
-        fetch("http://files.example.com/", max_bytes=1)
+        send("http://files.example.com/")
     assert caught.value.is_retryable is is_retryable
     assert "inside" not in str(caught.value)
 
 
-def test_a_name_without_any_address_is_an_error(resolver: Resolver) -> None:
+@both
+def test_a_name_without_any_address_is_an_error(resolver: Resolver, send: Send) -> None:
     resolver.answers["files.example.com"] = [[]]
     with pytest.raises(OutboundError, match="resolved") as caught:
-        fetch("http://files.example.com/", max_bytes=1)
+        send("http://files.example.com/")
     assert not caught.value.is_retryable
 
 
@@ -891,15 +1092,225 @@ def test_a_compressed_body_is_not_accepted(server: Server) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-def test_an_answer_that_breaks_http_or_breaks_off_is_a_retryable_error(server: Server, raw: bytes) -> None:
+@both
+def test_an_answer_that_breaks_http_or_breaks_off_is_a_retryable_error(server: Server, raw: bytes, send: Send) -> None:
     def send_raw(handler: Handler) -> None:
         handler.close_connection = True
         handler.wfile.write(raw)
 
     server.routes["/"] = send_raw
     with pytest.raises(OutboundError) as caught:
-        fetch(server.url(), max_bytes=1_000_000)
+        send(server.url())
     assert caught.value.is_retryable
+
+
+@both
+def test_a_connection_that_is_reset_is_a_retryable_error(server: Server, send: Send) -> None:
+    def reset(handler: Handler) -> None:
+        # Closed without lingering: the kernel drops what is unsent and sends RST.
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.close_connection = True
+        os.close(handler.connection.detach())
+
+    server.routes["/"] = reset
+    with pytest.raises(OutboundError) as caught:
+        send(server.url())
+    assert caught.value.is_retryable
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+# --- Posting ------------------------------------------------------------------------------------------------
+
+# What callbacks keep of an answer.
+ANSWER_BYTES = 8 * 1024
+
+
+def post_json(url: str, *, headers: dict[str, str] | None = None, total_timeout: float = 5.0) -> Answer:
+    return post(url, body=b"{}", headers=headers or {}, total_timeout=total_timeout, max_answer_bytes=ANSWER_BYTES)
+
+
+def test_a_post_arrives_byte_for_byte(resolver: Resolver, settings: Settings) -> None:
+    settings.OUTBOUND_ALLOW = networks(LOOPBACK)
+    body = '{"text": "\u00fc\u2028\\n"}'.encode() + bytes(range(256))
+    received = bytearray()
+
+    def take(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while not received.endswith(body):
+                received.extend(connection.recv(65536))
+            connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 4\r\n\r\nfine")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=take, args=(listener,))
+        thread.start()
+        answer = post(
+            f"http://files.example.com:{port}/hook?a=b",
+            body=body,
+            headers={"Content-Type": "application/json", "webhook-id": "m-1", "Runflow-Request-Id": ""},
+            total_timeout=5,
+            max_answer_bytes=ANSWER_BYTES,
+        )
+        thread.join()
+    assert answer == Answer(status=202, body=b"fine", retry_after=None)
+    assert bytes(received) == (
+        b"POST /hook?a=b HTTP/1.1\r\n"
+        b"Host: files.example.com:%d\r\n"
+        b"User-Agent: runflow-batch/%b\r\n"
+        b"Connection: close\r\n"
+        b"Accept: */*\r\n"
+        b"Accept-Encoding: identity\r\n"
+        b"Content-Type: application/json\r\n"
+        b"webhook-id: m-1\r\n"
+        b"Runflow-Request-Id: \r\n"
+        b"Content-Length: %d\r\n"
+        b"\r\n%b"
+    ) % (port, __version__.encode(), len(body), body)
+
+
+@pytest.mark.parametrize("status", [200, 204, 299, 304, 400, 404, 408, 410, 429, 500, 503, 599])
+def test_every_status_is_an_answer(server: Server, status: int) -> None:
+    body = b"" if status in {204, 304} else b"abc"
+    server.routes["/"] = answering(status, body)
+    assert post_json(server.url()) == Answer(status=status, body=body, retry_after=None)
+    assert (len(server.requests), server.bodies) == (1, [b"{}"])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("location", ["/b", "http://other.example.com:{port}/b", "http://127.0.0.1:{port}/b"])
+def test_a_redirect_is_an_answer_and_is_not_followed(
+    server: Server, resolver: Resolver, status: int, location: str
+) -> None:
+    resolver.answers["other.example.com"] = [["127.0.0.1"]]
+    server.routes["/a"] = redirecting(location.format(port=server.port), status)
+    server.routes["/b"] = answering(200, b"abc")
+    assert post_json(server.url("/a")) == Answer(status=status, body=b"", retry_after=None)
+    assert [path for path, _ in server.requests] == ["/a"]
+    assert resolver.asked == ["files.example.com"]
+    assert server.connections == 1
+
+
+def test_a_compressed_answer_is_kept_as_it_came(server: Server) -> None:
+    compressed = gzip.compress(b"a" * 100_000)
+    server.routes["/"] = answering(200, compressed, Content_Encoding="gzip")
+    assert post_json(server.url()).body == compressed
+
+
+@pytest.mark.parametrize("length", [ANSWER_BYTES - 1, ANSWER_BYTES, ANSWER_BYTES + 1])
+def test_an_answer_is_kept_up_to_its_limit(server: Server, length: int) -> None:
+    server.routes["/"] = answering(500, b"a" * length)
+    assert post_json(server.url()).body == b"a" * min(length, ANSWER_BYTES)
+
+
+def test_an_answer_that_never_ends_is_left_at_its_limit_and_hung_up_on(server: Server) -> None:
+    hung_up = threading.Event()
+
+    def send_forever(handler: Handler) -> None:
+        handler.answer(200, Transfer_Encoding="chunked")
+        try:
+            while not server.stopping.is_set():
+                handler.wfile.write(b"400\r\n" + b"a" * 1024 + b"\r\n")
+        except ConnectionError:
+            hung_up.set()
+
+    server.routes["/"] = send_forever
+    assert post_json(server.url()) == Answer(status=200, body=b"a" * ANSWER_BYTES, retry_after=None)
+    wait_until(hung_up.is_set, what="the server to notice that nobody reads")
+
+
+def test_what_is_beyond_the_limit_is_not_waited_for(server: Server) -> None:
+    def stall(handler: Handler) -> None:
+        handler.answer(200, b"a" * ANSWER_BYTES, Content_Length="1000000")
+        server.stopping.wait(5)
+
+    server.routes["/"] = stall
+    started = time.monotonic()
+    assert post_json(server.url()).body == b"a" * ANSWER_BYTES
+    assert time.monotonic() - started < 4
+
+
+def test_a_body_that_stalls_before_the_limit_is_no_answer(server: Server) -> None:
+    def stall(handler: Handler) -> None:
+        handler.answer(200, b"a" * 100, Content_Length="101")
+        server.stopping.wait(5)
+
+    server.routes["/"] = stall
+    started = time.monotonic()
+    with pytest.raises(OutboundError, match="in time") as caught:
+        post_json(server.url(), total_timeout=0.2)
+    assert time.monotonic() - started < 2
+    assert caught.value.is_retryable
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        ("0120", 120.0),
+        ("-5", 0.0),
+        ("9" * 5000, float("inf")),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 0.0),
+        ("Sun Nov  6 08:49:37 1994", 0.0),
+        ("", None),
+        ("soon", None),
+        ("1.5", None),
+        ("+5", None),
+        ("1e3", None),
+        ("1_000", None),
+        ("0x10", None),
+        ("5 s", None),
+        ("5, 6", None),
+        ("\u00b2", None),
+        ("Sun, 31 Feb 2100 00:00:00 GMT", None),
+        ("Sun, 06 Nov 1994 08:49:37 +0100", None),
+        ("2100-01-01T00:00:00Z", None),
+    ],
+)
+def test_a_pause_that_the_server_asks_for_is_told_in_seconds(
+    server: Server, header: str, seconds: float | None
+) -> None:
+    server.routes["/"] = answering(503, Retry_After=header)
+    assert post_json(server.url()) == Answer(status=503, body=b"", retry_after=seconds)
+
+
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"])
+def test_a_pause_until_a_date_is_told_in_seconds_from_now(server: Server, form: str) -> None:
+    moment = int(time.time()) + 120
+    server.routes["/"] = answering(503, Retry_After=time.strftime(form, time.gmtime(moment)))
+    pause = post_json(server.url()).retry_after
+    assert pause is not None
+    assert moment - time.time() <= pause <= 120
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Ours", "a\r\nX-Theirs: b"),
+        ("X-Ours", "a\nb"),
+        ("X-Ours", "a\rb"),
+        ("X-Ours", "a\x00b"),
+        ("X-Ours", "a\r\n\r\nPOST / HTTP/1.1"),
+        ("X-Ours\r\nX-Theirs", "b"),
+        ("X-Ours\n", "b"),
+        ("X-Ours\x00", "b"),
+        ("X Ours", "b"),
+        ("", "b"),
+    ],
+)
+def test_a_header_that_http_does_not_allow_is_the_caller_s_mistake(server: Server, name: str, value: str) -> None:
+    server.routes["/"] = answering(200)
+    with pytest.raises(httpcore.LocalProtocolError):
+        post_json(server.url(), headers={name: value})
+    assert server.requests == []
+
+
+def test_a_header_outside_ascii_is_the_caller_s_mistake(server: Server) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        post_json(server.url(), headers={"X-Ours": "\u00fc"})
+    assert server.connections == 0
 
 
 # --- The deadline -------------------------------------------------------------------------------------------
@@ -926,26 +1337,29 @@ def drip(handler: Handler, piece: bytes = b"a") -> None:
         handler.wfile.write(piece)
 
 
+@both
 @pytest.mark.parametrize("route", [drip_body, drip_headers, drip_interim_answers])
-def test_a_server_that_drips_does_not_pass_the_total_deadline(server: Server, route: Route) -> None:
+def test_a_server_that_drips_does_not_pass_the_total_deadline(server: Server, route: Route, send: Send) -> None:
     server.routes["/"] = route
     started = time.monotonic()
     with pytest.raises(OutboundError, match="in time") as caught:
-        fetch(server.url(), max_bytes=1_000_000, total_timeout=0.2)
+        send(server.url(), total_timeout=0.2)
     assert time.monotonic() - started < 2
     assert caught.value.is_retryable
 
 
+@both
 @pytest.mark.parametrize("host", ["files.example.com", "127.0.0.1"])
-def test_nothing_is_connected_once_the_deadline_has_passed(server: Server, host: str) -> None:
+def test_nothing_is_connected_once_the_deadline_has_passed(server: Server, host: str, send: Send) -> None:
     with pytest.raises(OutboundError, match="in time"):
-        fetch(server.url(host=host), max_bytes=1, total_timeout=0)
+        send(server.url(host=host), total_timeout=0)
     assert server.connections == 0
 
 
-@pytest.mark.parametrize(("total_timeout", "at_most"), [(30.0, 5.0), (1.0, 1.0)])
+@both
+@pytest.mark.parametrize(("total_timeout", "at_most"), [(15.0, 5.0), (1.0, 1.0)])
 def test_each_connection_attempt_has_five_seconds_within_the_deadline(
-    monkeypatch: pytest.MonkeyPatch, resolver: Resolver, total_timeout: float, at_most: float
+    monkeypatch: pytest.MonkeyPatch, resolver: Resolver, total_timeout: float, at_most: float, send: Send
 ) -> None:
     attempts: list[tuple[tuple[str, int], float]] = []
 
@@ -956,7 +1370,7 @@ def test_each_connection_attempt_has_five_seconds_within_the_deadline(
     monkeypatch.setattr(socket, "create_connection", time_out)
     resolver.answers["files.example.com"] = [["2606:4700:4700::1111", "8.8.8.8"]]
     with pytest.raises(OutboundError, match="in time") as caught:
-        fetch("https://files.example.com/", max_bytes=1, total_timeout=total_timeout)
+        send("https://files.example.com/", total_timeout=total_timeout)
     assert caught.value.is_retryable
     assert [address for address, _ in attempts] == [("2606:4700:4700::1111", 443), ("8.8.8.8", 443)]
     assert all(at_most / 2 < timeout <= at_most for _, timeout in attempts)
@@ -973,17 +1387,19 @@ def test_the_deadline_is_for_all_redirects_together(server: Server) -> None:
     assert len(server.requests) < 6
 
 
-def test_a_tls_handshake_that_hangs_ends_at_the_deadline(resolver: Resolver, settings: Settings) -> None:
+@both
+def test_a_tls_handshake_that_hangs_ends_at_the_deadline(resolver: Resolver, settings: Settings, send: Send) -> None:
     settings.OUTBOUND_ALLOW = networks(LOOPBACK)
     # Connections are made by the kernel's backlog; nobody accepts them.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with pytest.raises(OutboundError, match="in time"):
-            fetch(f"https://files.example.com:{silent.getsockname()[1]}/", max_bytes=1, total_timeout=0.2)
+            send(f"https://files.example.com:{silent.getsockname()[1]}/", total_timeout=0.2)
         assert time.monotonic() - started < 2
 
 
-def test_a_resolver_that_hangs_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+@both
+def test_a_resolver_that_hangs_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch, send: Send) -> None:
     released = threading.Event()
 
     def hang(_host: str, _port: int) -> list[str]:
@@ -993,7 +1409,7 @@ def test_a_resolver_that_hangs_ends_at_the_deadline(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(outbound, "_resolve", hang)
     started = time.monotonic()
     with pytest.raises(OutboundError, match="in time") as caught:
-        fetch("http://files.example.com/", max_bytes=1, total_timeout=0.1)
+        send("http://files.example.com/", total_timeout=0.1)
     assert time.monotonic() - started < 2
     assert caught.value.is_retryable
     released.set()
@@ -1002,28 +1418,33 @@ def test_a_resolver_that_hangs_ends_at_the_deadline(monkeypatch: pytest.MonkeyPa
 # --- TLS ----------------------------------------------------------------------------------------------------
 
 
+@both
 @pytest.mark.usefixtures("_trusted")
 def test_a_certificate_for_the_name_is_accepted_although_the_connection_goes_to_an_address(
-    tls_server: Server,
+    tls_server: Server, send: Send
 ) -> None:
     tls_server.routes["/"] = answering(200, b"abc")
-    assert fetch(tls_server.url(scheme="https"), max_bytes=3).body == b"abc"
+    assert send(tls_server.url(scheme="https")) == b"abc"
     assert tls_server.server_names == ["files.example.com"]
 
 
-def test_a_self_signed_certificate_is_an_error(tls_server: Server) -> None:
+@both
+def test_a_self_signed_certificate_is_an_error(tls_server: Server, send: Send) -> None:
     with pytest.raises(OutboundError, match="certificate") as caught:
-        fetch(tls_server.url(scheme="https"), max_bytes=1)
+        send(tls_server.url(scheme="https"))
     assert not caught.value.is_retryable
     assert tls_server.requests == []
 
 
+@both
 @pytest.mark.usefixtures("_trusted")
 @pytest.mark.parametrize("host", ["other.example.com", "127.0.0.1"])
-def test_a_certificate_for_another_name_is_an_error(tls_server: Server, resolver: Resolver, host: str) -> None:
+def test_a_certificate_for_another_name_is_an_error(
+    tls_server: Server, resolver: Resolver, host: str, send: Send
+) -> None:
     resolver.answers["other.example.com"] = [["127.0.0.1"]]
     with pytest.raises(OutboundError, match="certificate"):
-        fetch(tls_server.url(host=host, scheme="https"), max_bytes=1)
+        send(tls_server.url(host=host, scheme="https"))
     assert tls_server.requests == []
 
 
@@ -1036,10 +1457,11 @@ def test_a_redirect_from_https_to_http_is_followed_and_checked(tls_server: Serve
     assert resolver.asked == ["files.example.com", "inside.example.com"]
 
 
-def test_plain_http_on_a_tls_port_and_the_reverse_are_errors(server: Server, tls_server: Server) -> None:
+@both
+def test_plain_http_on_a_tls_port_and_the_reverse_are_errors(server: Server, tls_server: Server, send: Send) -> None:
     for url in (server.url(scheme="https"), tls_server.url(scheme="http")):
         with pytest.raises(OutboundError) as caught:
-            fetch(url, max_bytes=1, total_timeout=5)
+            send(url, total_timeout=5)
         assert caught.value.is_retryable
 
 

@@ -32,7 +32,12 @@ def read_setting(expression: str, **env: str) -> subprocess.CompletedProcess[str
     )
 
 
-NEEDED = {"SECRET_KEY": "k", "DATABASE_URL": "postgres://db.example/runflow", "REDIS_URL": "redis://cache.example/0"}
+NEEDED = {
+    "SECRET_KEY": "k",
+    "ENCRYPTION_KEYS": "e",
+    "DATABASE_URL": "postgres://db.example/runflow",
+    "REDIS_URL": "redis://cache.example/0",
+}
 
 
 @pytest.mark.parametrize("missing", sorted(NEEDED))
@@ -45,6 +50,16 @@ def test_a_required_variable_has_no_default(missing: str) -> None:
 def test_debug_is_off_and_files_lie_in_var_by_default() -> None:
     done = read_setting("s.DEBUG, s.STORAGES['default']['BACKEND'], s.MEDIA_ROOT == s.VAR_DIR / 'media'", **NEEDED)
     assert done.stdout == "(False, 'django.core.files.storage.FileSystemStorage', True)\n"
+
+
+def test_several_encryption_keys_are_read_in_their_order_and_debug_has_one_of_its_own() -> None:
+    done = read_setting("s.ENCRYPTION_KEYS", **NEEDED | {"ENCRYPTION_KEYS": "new=,old="})
+    assert done.stdout == "['new=', 'old=']\n", done.stderr
+    servers = {name: NEEDED[name] for name in ("DATABASE_URL", "REDIS_URL")}
+    done = read_setting(
+        "len(s.ENCRYPTION_KEYS), s.ENCRYPTION_KEYS[0] == s._DEBUG_ENCRYPTION_KEY", DEBUG="true", **servers
+    )
+    assert done.stdout == "(1, True)\n", done.stderr
 
 
 def test_a_bucket_selects_the_s3_store() -> None:

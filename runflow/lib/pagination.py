@@ -1,0 +1,99 @@
+"""Keyset pages: a page costs the same at the end of the table as at its start (contract.md section 6)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from django.db.models import Model, QuerySet
+
+from runflow.lib import errors
+from runflow.lib.views import is_true
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 500
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of a list: by one column, whose values are unique within the list.
+
+    `mark` begins the list's cursors, so that another list's are refused. `parse` reads a value of the column and raises
+    ValueError. `start` is a value before all others.
+    """
+
+    column: str
+    mark: str
+    parse: Callable[[str], Any]
+    start: Any
+    is_descending: bool = False
+
+
+# By UUIDv7, whose order is that of time.
+NEWEST_FIRST = Order("id", "n", UUID, UUID(int=2**128 - 1), is_descending=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[M]):
+    rows: list[M]
+    first: str | None
+    next: str | None
+    previous: str | None
+
+    def body(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"items": items, "first": self.first, "next": self.next, "previous": self.previous}
+
+
+def page_of(queryset: QuerySet[M], query: Mapping[str, str], *, order: Order) -> Page[M]:
+    """The page that `limit`, `pq` and `from_prev` ask for, in one statement.
+
+    A cursor names the row beside which the page lies: after it, or before it with `from_prev=true`. Raises BadRequest.
+    """
+    limit = _limit(query.get("limit"))
+    cursor = query.get("pq") or None
+    beside = _decode(cursor, order) if cursor is not None else order.start
+    is_backwards = is_true(query.get("from_prev")) and cursor is not None
+    # Against the order of the list and its column, or along both, the values grow.
+    is_growing = is_backwards == order.is_descending
+    found = queryset.filter(**{f"{order.column}__{'gt' if is_growing else 'lt'}": beside})
+    rows = list(found.order_by(order.column if is_growing else f"-{order.column}")[: limit + 1])
+    has_more, rows = len(rows) > limit, rows[:limit]
+    if is_backwards:
+        rows.reverse()
+        has_before, has_after = has_more, True
+    else:
+        has_before, has_after = beside != order.start, has_more
+    return Page(
+        rows=rows,
+        first=_encode(order.start, order) if has_before else None,
+        next=_encode(getattr(rows[-1], order.column), order) if rows and has_after else None,
+        previous=_encode(getattr(rows[0], order.column), order) if rows and has_before else None,
+    )
+
+
+def _limit(text: str | None) -> int:
+    if not text:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LIMIT):
+        raise errors.BadRequest(f"limit must be a number from 1 to {MAX_LIMIT}.")
+    return int(text)
+
+
+def _encode(value: object, order: Order) -> str:
+    return base64.urlsafe_b64encode(f"{order.mark}{value}".encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str, order: Order) -> Any:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        if not text.startswith(order.mark):
+            raise ValueError(text)
+        return order.parse(text.removeprefix(order.mark))
+    except (binascii.Error, ValueError):
+        raise errors.BadRequest("pq is not a cursor of this list.") from None
