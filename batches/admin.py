@@ -63,7 +63,7 @@ class CallsBack(ReadOnlyAdmin[M]):
 
     @admin.action(description="Send the callback again", permissions=["send"])
     def send_callback_again(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        rows = list(queryset.only("pk"))
+        rows = list(queryset)
         ids = [row.pk for row in rows]
         sent = redeliver_callbacks(**{"batch_ids" if queryset.model is Batch else "run_ids": ids})
         log_changes(request, [row for row in rows if row.pk in sent], "Callback sent again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -174,8 +175,10 @@ console.log(JSON.stringify(told));
 def test_the_javascript_example_takes_what_is_genuine_and_nothing_else(
     source: str, cases: Callable[[], dict[str, Case]], tmp_path: Path
 ) -> None:
-    if (node := shutil.which("node")) is None:
-        pytest.fail("docs/callbacks.md has examples in JavaScript: install Node.js (Debian: nodejs) to run them.")
+    node = shutil.which("node")
+    if node is None:
+        without = pytest.fail if os.environ.get("CI") else pytest.skip
+        without("docs/callbacks.md has examples in JavaScript: install Node.js (Debian: nodejs) to run them.")
     (tmp_path / "example.mjs").write_text(source, encoding="utf-8")
     (tmp_path / "harness.mjs").write_text(HARNESS, encoding="utf-8")
     table = cases()
