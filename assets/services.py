@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -20,6 +21,10 @@ from runflow.lib.ids import uuid7
 logger = logging.getLogger(__name__)
 
 ASSET_SCHEME = "runflow://assets/"
+# The routes that a signature can open, by their names in assets/api/urls.py; one for a route opens no other.
+FILE_ROUTE = "file"
+THUMBNAIL_ROUTE = "thumbnail"
+UPLOAD_ROUTE = "asset-upload"
 
 
 class AssetMissing(Exception):
@@ -64,11 +69,16 @@ def save_assets(*, assets: Sequence[Asset]) -> None:
 
 def discard_files(*, assets: Iterable[Asset]) -> None:
     """Remove files whose rows were never saved: the attempt that made them was no longer the current one."""
-    for asset in assets:
+    delete_files(keys=[asset.storage_key for asset in assets])
+
+
+def delete_files(*, keys: Iterable[str]) -> None:
+    """Remove files that no row names any more. One that the store does not remove stays, which is harmless."""
+    for key in keys:
         try:
-            default_storage.delete(asset.storage_key)
-        except Exception:
-            logger.warning("Could not discard %s", asset.storage_key, exc_info=True)
+            default_storage.delete(key)
+        except Exception:  # every store has errors of its own
+            logger.warning("Could not delete the file %s", key, exc_info=True)
 
 
 def read_asset(*, asset_id: UUID, organization_id: UUID) -> tuple[bytes, str]:
@@ -83,22 +93,26 @@ def read_asset(*, asset_id: UUID, organization_id: UUID) -> tuple[bytes, str]:
         raise AssetMissing("The file of this asset is gone.") from None
 
 
-def _signature(asset_id: UUID, expires: int) -> str:
-    return salted_hmac("assets.url", f"{asset_id}:{expires}", algorithm="sha256").hexdigest()
+def _signature(route: str, asset_id: UUID, expires: int) -> str:
+    return salted_hmac(f"assets.{route}", f"{asset_id}:{expires}", algorithm="sha256").hexdigest()
 
 
-def sign_url(*, asset_id: UUID, now: float | None = None) -> str:
-    """An absolute URL that reads the file for ASSET_URL_LIFETIME, whoever has it."""
-    expires = int((now if now is not None else time.time()) + settings.ASSET_URL_LIFETIME.total_seconds())
-    path = reverse("file", kwargs={"asset_id": asset_id})
-    return f"{settings.PUBLIC_BASE_URL}{path}?expires={expires}&signature={_signature(asset_id, expires)}"
+def sign_url(
+    *, asset_id: UUID, lifetime: timedelta | None = None, now: float | None = None, route: str = FILE_ROUTE
+) -> str:
+    """An absolute URL that opens the route for `lifetime` (ASSET_URL_LIFETIME), whoever has it."""
+    seconds = (lifetime or settings.ASSET_URL_LIFETIME).total_seconds()
+    expires = int((now if now is not None else time.time()) + seconds)
+    path = reverse(route, kwargs={"asset_id": asset_id})
+    return f"{settings.PUBLIC_BASE_URL}{path}?expires={expires}&signature={_signature(route, asset_id, expires)}"
 
 
-def is_signed(*, asset_id: UUID, expires: str, signature: str) -> bool:
+def is_signed(*, asset_id: UUID, expires: str, signature: str, route: str = FILE_ROUTE) -> bool:
     """Whether these are the query members of a URL that `sign_url` made and whose time is not over."""
     if not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
         return False
-    return constant_time_compare(signature, _signature(asset_id, int(expires))) and int(expires) >= time.time()
+    signed = _signature(route, asset_id, int(expires))
+    return constant_time_compare(signature, signed) and int(expires) >= time.time()
 
 
 def asset_id_of_url(url: str) -> UUID | None:
@@ -108,7 +122,8 @@ def asset_id_of_url(url: str) -> UUID | None:
     """
     if url.startswith(ASSET_SCHEME):
         return _uuid(url.removeprefix(ASSET_SCHEME))
-    prefix = settings.PUBLIC_BASE_URL + reverse("file", kwargs={"asset_id": UUID(int=0)}).removesuffix(str(UUID(int=0)))
+    nobody = UUID(int=0)
+    prefix = settings.PUBLIC_BASE_URL + reverse(FILE_ROUTE, kwargs={"asset_id": nobody}).removesuffix(str(nobody))
     if not url.startswith(prefix):
         return None
     parts = urlsplit(url)

@@ -209,7 +209,7 @@ class Demo:
                 if time.monotonic() > deadline:
                     raise DemoError(
                         f"Batch {batch['id']} is still {batch['status_code']} after {DEADLINE:g} s, {done} of {total} "
-                        "items done. Is a worker running? celery -A runflow worker -Q dispatch,callbacks,maintenance"
+                        "items done. Is a worker running? celery -A runflow worker -Q dispatch,drive,callbacks,maintenance"
                     )
                 time.sleep(POLL_INTERVAL)
 

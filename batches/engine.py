@@ -1,41 +1,28 @@
 """Executing runs: claim a set, do it, settle it, until nothing is left or the slice is over (architecture.md section 5).
 
-Only synchronous adapters so far. Asynchronous ones get a driver of their own beside `execute`, on the same lifecycle.
+For synchronous adapters. Asynchronous ones have a driver for each of their servers (`driver`), on the same lifecycle.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.utils.module_loading import import_string
 
-from assets.models import Asset
-from assets.services import discard_files, store_file
-from batches import lifecycle, retry
+from assets.services import discard_files
+from batches import lifecycle
+from batches.endpoints import ring_endpoints
 from batches.lifecycle import ClaimedRun
-from batches.media import fetcher_for
-from models_registry.models import Provider, ProviderStatus, Template
-from models_registry.templates import render
-from providers.base import (
-    AdapterConfigError,
-    Finished,
-    Job,
-    Outcome,
-    ProviderConfig,
-    Rejected,
-    SyncAdapter,
-    Unavailable,
-)
+from batches.work import build_adapter, collect, render_jobs
+from models_registry.models import Provider, ProviderStatus
+from providers.base import AdapterConfigError, Outcome, SyncAdapter
 from runflow.lib.doorbell import ring
 
 logger = logging.getLogger(__name__)
@@ -46,7 +33,7 @@ MOST_DOORBELLS = 4
 
 
 def execute(*, provider_id: UUID) -> int:
-    """Work on a provider's queued runs for one time slice. Returns how many runs were settled.
+    """Work on a provider's queued runs for one time slice. Returns how many runs were settled; 0 where servers do the work.
 
     Rings again when the slice is over and work may be left, so that no task holds a worker for long. Safe to run any number
     of times at once: claims never overlap.
@@ -60,6 +47,9 @@ def execute(*, provider_id: UUID) -> int:
         # Its runs stay queued until an operator has mended the row; failing them would punish the customers.
         logger.exception("Provider %s cannot be used", provider.code)
         return 0
+    if hasattr(adapter, "connect"):
+        ring_endpoints(provider_id=provider_id)
+        return 0
     until = time.monotonic() + settings.EXECUTE_SLICE.total_seconds()
     settled = 0
     while runs := lifecycle.claim_runs(provider_id=provider_id, limit=provider.claim_size):
@@ -70,130 +60,35 @@ def execute(*, provider_id: UUID) -> int:
     return settled
 
 
-def build_adapter(provider: Provider) -> SyncAdapter:
-    """The adapter that PROVIDER_ADAPTERS names for this provider. Imported here, so that only workers load it.
-
-    Raises AdapterConfigError or ImportError when there is none, or when it cannot work with the provider's config.
-    """
-    path = settings.PROVIDER_ADAPTERS.get(provider.adapter_code)
-    if path is None:
-        raise AdapterConfigError(f"There is no adapter {provider.adapter_code!r}.")
-    adapter_class = import_string(path)
-    adapter: SyncAdapter = adapter_class(
-        ProviderConfig(code=provider.code, run_timeout=provider.run_timeout, config=provider.config)
-    )
-    return adapter
-
-
 def execute_set(*, adapter: SyncAdapter, runs: Sequence[ClaimedRun], run_timeout: float) -> int:
     """One claimed set from rendering to settlement. Returns how many of its runs were still ours in the end."""
-    with LeaseKeeper(runs, run_timeout=run_timeout):
-        outcomes, jobs = _render(runs)
+    with LeaseKeeper(
+        partial(lifecycle.renew_leases, runs=runs),
+        every=settings.RUN_LEASE_RENEWAL.total_seconds(),
+        # A job that hangs is given back by the sweep.
+        longest=run_timeout * len(runs),
+    ):
+        outcomes: dict[UUID, Outcome] = {}
+        rejected, jobs = render_jobs(runs)
+        outcomes |= rejected
         begun = {run.id for run in lifecycle.begin_runs(runs=[run for run in runs if run.id in jobs])}
         todo = [run for run in runs if run.id in begun]
         outcomes |= dict(zip((run.id for run in todo), adapter.perform([jobs[run.id] for run in todo]), strict=True))
-        settlements, assets = _collect([run for run in runs if run.id in outcomes], outcomes)
+        settlements, assets = collect([run for run in runs if run.id in outcomes], outcomes)
     settled = lifecycle.settle(settlements=settlements, assets=assets)
     # Those of an attempt that was no longer current: nobody will ever ask for them.
     discard_files(assets=[asset for run_id, asset in assets if run_id not in settled.run_ids])
     return len(settled.run_ids)
 
 
-def _render(runs: Sequence[ClaimedRun]) -> tuple[dict[UUID, Outcome], dict[UUID, Job]]:
-    outcomes: dict[UUID, Outcome] = {}
-    jobs: dict[UUID, Job] = {}
-    for run in runs:
-        body: Any = run.input  # a provider-only model takes its input as it is
-        if run.resolved_template_id is not None:
-            template_body, bindings = _template(run.resolved_template_id)
-            try:
-                body = render(template_body, bindings, run.input)
-            except (KeyError, IndexError, TypeError, ValueError):
-                logger.exception("Template %s cannot be rendered", run.resolved_template_id)
-                outcomes[run.id] = Rejected(
-                    "TEMPLATE_INVALID", "The model's template does not fit its inputs.", "dispatch"
-                )
-                continue
-        jobs[run.id] = Job(run_id=str(run.id), attempt=run.attempt, body=body, fetch=fetcher_for(run.organization_id))
-    return outcomes, jobs
-
-
-@lru_cache(maxsize=256)
-def _template(template_id: UUID) -> tuple[Any, list[dict[str, str]]]:
-    """Templates never change once written, so a process reads each once."""
-    template = Template.objects.only("body", "bindings").get(pk=template_id)
-    return template.body, template.bindings
-
-
-def _collect(
-    runs: Sequence[ClaimedRun], outcomes: dict[UUID, Outcome]
-) -> tuple[list[retry.Settlement], list[tuple[UUID, Asset]]]:
-    """Put what succeeded into the store, and judge every outcome."""
-    settlements, kept = [], []
-    for run in runs:
-        outcome, output = outcomes[run.id], None
-        if isinstance(outcome, Finished):
-            try:
-                assets = _store(run, outcome)
-            except Exception:
-                logger.exception("Could not store the outputs of run %s", run.id)
-                outcome = Unavailable("OUTPUT_FETCH_FAILED", "The outputs could not be stored.", "collect")
-            else:
-                kept += [(run.id, asset) for asset in assets]
-                output = stored_output(assets, seed=outcome.seed, timing=outcome.timing)
-        settlements.append(
-            retry.judge(
-                outcome,
-                run_id=run.id,
-                attempt=run.attempt,
-                max_attempts=run.max_attempts,
-                jitter=random.random(),
-                output=output,
-            )
-        )
-    return settlements, kept
-
-
-def _store(run: ClaimedRun, outcome: Finished) -> list[Asset]:
-    return [
-        store_file(
-            organization_id=run.organization_id,
-            folder=f"outputs/{run.organization_id}",
-            name=f"{run.id}-{index}.{artifact.extension}",
-            body=artifact.body,
-            mime_type=artifact.mime_type,
-            asset_type=artifact.type,
-            width=artifact.width,
-            height=artifact.height,
-        )
-        for index, artifact in enumerate(outcome.artifacts)
-    ]
-
-
-def stored_output(assets: Sequence[Asset], *, seed: int | None, timing: dict[str, float] | None) -> dict[str, Any]:
-    """The normalised output of contract.md section 4, with assets by id where the answer has signed URLs."""
-    outputs = [
-        {
-            "asset_id": str(asset.pk),
-            "type": asset.asset_type,
-            "mime_type": asset.mime_type,
-            "width": asset.width,
-            "height": asset.height,
-        }
-        for asset in assets
-    ]
-    return {"outputs": outputs, "seed": seed, "timing": timing, "nsfw_detected": None}
-
-
 class LeaseKeeper:
-    """Renews the leases of a set from a thread of its own while the set is worked on.
+    """Calls `renew` from a thread of its own, again and again while the work goes on, but not for longer than `longest`."""
 
-    It stops after the time that the set may take in all, so that a job that hangs is given back by the sweep.
-    """
-
-    def __init__(self, runs: Sequence[ClaimedRun], *, run_timeout: float) -> None:
-        self._runs = runs
-        self._longest = run_timeout * len(runs)
+    def __init__(self, renew: Callable[[], object], *, every: float, longest: float) -> None:
+        """Both in seconds."""
+        self._renew = renew
+        self._every = every
+        self._longest = longest
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
 
@@ -209,9 +104,9 @@ class LeaseKeeper:
     def _keep(self) -> None:
         until = time.monotonic() + self._longest
         try:
-            while not self._over.wait(settings.RUN_LEASE_RENEWAL.total_seconds()) and time.monotonic() < until:
+            while not self._over.wait(self._every) and time.monotonic() < until:
                 try:
-                    lifecycle.renew_leases(runs=self._runs)
+                    self._renew()
                 except DatabaseError:
                     # The next renewal may work; if none does, the sweep gives the runs back.
                     logger.warning("Could not renew leases", exc_info=True)
@@ -233,3 +128,4 @@ def sweep() -> None:
     while len(lifecycle.return_expired().run_ids) == lifecycle.SWEEP_LIMIT:
         pass
     ring_waiting_providers()
+    ring_endpoints()

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -33,15 +33,23 @@ LEASE_LOST = Unavailable("PROVIDER_LOST", "The worker that held this run disappe
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """A run that is ours for one attempt, while we keep its lease."""
+class HeldRun:
+    """A run that is ours for one attempt."""
 
     id: UUID
     attempt: int
     max_attempts: int
-    batch_id: UUID | None
     organization_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun(HeldRun):
+    """One just taken, with all that is needed to do it. `job_id` is None unless it was taken for an endpoint."""
+
+    batch_id: UUID | None
+    model_id: UUID
     resolved_template_id: UUID | None
+    job_id: str | None
     input: dict[str, Any]
 
 
@@ -53,15 +61,26 @@ class Settled:
     completed_batch_ids: tuple[UUID, ...]
 
 
-def claim_runs(*, provider_id: UUID, limit: int, lease: timedelta | None = None) -> list[ClaimedRun]:
+def claim_runs(
+    *, provider_id: UUID, limit: int, lease: timedelta | None = None, endpoint_id: UUID | None = None
+) -> list[ClaimedRun]:
     """Take up to `limit` due runs of a provider, fair between organisations and inside their caps.
 
-    queued -> dispatching, attempt + 1, a lease; batches that were queued start. Empty: there is nothing for us now.
+    queued -> dispatching, attempt + 1, a lease, and for an endpoint a job id; batches that were queued start. Empty: there is
+    nothing for us now.
     """
     lease = lease or settings.RUN_LEASE
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql.LOCK_CLAIMS)
-        cursor.execute(sql.CLAIM, {"provider_id": provider_id, "limit": limit, "lease": lease.total_seconds()})
+        cursor.execute(
+            sql.CLAIM,
+            {
+                "provider_id": provider_id,
+                "limit": limit,
+                "lease": lease.total_seconds(),
+                "endpoint_id": endpoint_id,
+            },
+        )
         claimed = [_claimed(row) for row in cursor.fetchall()]
         batch_ids = sorted({run.batch_id for run in claimed if run.batch_id is not None})
         if batch_ids:
@@ -78,11 +97,68 @@ def begin_runs(*, runs: Sequence[ClaimedRun]) -> list[ClaimedRun]:
     return [run for run in runs if run.id in ours]
 
 
-def renew_leases(*, runs: Sequence[ClaimedRun]) -> int:
+def renew_leases(*, runs: Sequence[HeldRun]) -> int:
     """Prolong the leases of the runs that are still ours. Returns how many."""
     with connection.cursor() as cursor:
         cursor.execute(sql.RENEW, {**_held(runs), "lease": settings.RUN_LEASE.total_seconds()})
         return int(cursor.rowcount)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRun:
+    """A run that a server has taken. `job_id` is what the server calls it."""
+
+    run: HeldRun
+    job_id: str
+    nodes_total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRun(HeldRun):
+    """A run that is, or may be, at a server. `age` in seconds since it was claimed."""
+
+    job_id: str
+    is_unconfirmed: bool
+    is_to_cancel: bool
+    age: float
+
+
+def accept_runs(*, accepted: Sequence[AcceptedRun]) -> frozenset[UUID]:
+    """dispatching -> running, with the job's name at the server. Returns those that are still ours."""
+    if not accepted:
+        return frozenset()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql.ACCEPT,
+            {
+                **_held([each.run for each in accepted]),
+                "job_ids": [each.job_id for each in accepted],
+                "nodes_totals": [each.nodes_total for each in accepted],
+            },
+        )
+        return frozenset(row[0] for row in cursor.fetchall())
+
+
+def runs_at(*, endpoint_id: UUID) -> list[PlacedRun]:
+    """What a driver takes over from its predecessor, oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.AT_ENDPOINT, {"endpoint_id": endpoint_id})
+        return [PlacedRun(*row) for row in cursor.fetchall()]
+
+
+def runs_to_cancel_at(*, endpoint_id: UUID) -> frozenset[UUID]:
+    """Those at this server that somebody asked to stop."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.TO_CANCEL, {"endpoint_id": endpoint_id})
+        return frozenset(row[0] for row in cursor.fetchall())
+
+
+def note_progress(*, nodes_completed: Mapping[HeldRun, int]) -> None:
+    """Write down how far runs are."""
+    if not nodes_completed:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(sql.PROGRESS, {**_held(list(nodes_completed)), "nodes": list(nodes_completed.values())})
 
 
 def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, Asset]] = ()) -> Settled:
@@ -171,7 +247,7 @@ def _claimed(row: tuple[Any, ...]) -> ClaimedRun:
     return replace(run, input=json.loads(row[-1]))
 
 
-def _held(runs: Sequence[ClaimedRun]) -> dict[str, Any]:
+def _held(runs: Sequence[HeldRun]) -> dict[str, Any]:
     return {"ids": [run.id for run in runs], "attempts": [run.attempt for run in runs]}
 
 

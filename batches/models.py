@@ -11,7 +11,7 @@ from django.db.models.functions import JSONObject
 from django.db.models.lookups import In
 
 from accounts.models import ApiKey, Organization
-from models_registry.models import Model, Provider, ProviderLink, Template
+from models_registry.models import Endpoint, Model, Provider, ProviderLink, Template
 from runflow.lib.ids import uuid7
 
 
@@ -204,6 +204,13 @@ class Run(models.Model):
     max_attempts = models.PositiveIntegerField()
     lease_expires_at = models.DateTimeField(null=True)
     due_at = models.DateTimeField(help_text="Not claimed before this.")
+    # Of the current attempt: when it was claimed, where it is, and what that server calls it.
+    dispatched_at = models.DateTimeField(null=True)
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
+    provider_job_id = models.CharField(max_length=255, null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+    nodes_total = models.PositiveIntegerField(null=True)
+    nodes_completed = models.PositiveIntegerField(null=True)
     failure_code = models.CharField(max_length=50, null=True)
     failure_message = models.TextField(null=True)
     failure_stage_code = models.CharField(max_length=20, choices=Stage.choices, null=True)
@@ -247,6 +254,18 @@ class Run(models.Model):
             ),
             # claim: how many does this organisation have in flight?
             models.Index(name="run_live_of_organization", fields=["organization"], condition=Q(status_code__in=LIVE)),
+            # driver: what is at this endpoint?
+            models.Index(
+                name="run_live_at_endpoint",
+                fields=["endpoint", "dispatched_at", "id"],
+                condition=Q(status_code__in=LIVE, endpoint__isnull=False),
+            ),
+            # driver: what is to be stopped there?
+            models.Index(
+                name="run_to_cancel_at_endpoint",
+                fields=["endpoint"],
+                condition=Q(status_code__in=LIVE, endpoint__isnull=False, cancel_requested_at__isnull=False),
+            ),
             # sweep: whose worker died?
             models.Index(name="run_lease_when_live", fields=["lease_expires_at"], condition=Q(status_code__in=LIVE)),
         ]

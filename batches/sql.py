@@ -66,11 +66,15 @@ WITH RECURSIVE waiting AS (
      ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE batches_run AS run
-   SET status_code = 'dispatching', attempt = run.attempt + 1,
-       lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+   SET status_code = 'dispatching', attempt = run.attempt + 1, dispatched_at = statement_timestamp(),
+       lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second',
+       endpoint_id = %(endpoint_id)s::uuid,
+       -- Stored before anything is sent, so that after a crash the server can be asked what became of it.
+       provider_job_id = CASE WHEN %(endpoint_id)s::uuid IS NOT NULL THEN gen_random_uuid()::text END
   FROM taken
  WHERE run.id = taken.id
-RETURNING run.id, run.attempt, run.max_attempts, run.batch_id, run.organization_id, run.resolved_template_id, run.input
+RETURNING run.id, run.attempt, run.max_attempts, run.organization_id, run.batch_id, run.model_id, run.resolved_template_id,
+          run.provider_job_id, run.input
 """
 
 # Batches are always locked in id order, after the runs, so that no two workers wait for each other.
@@ -100,6 +104,109 @@ UPDATE batches_run AS run
  WHERE run.id = held.id AND run.attempt = held.attempt AND run.status_code IN ('dispatching', 'running')
 """
 
+# --- At an endpoint ---------------------------------------------------------------------------------------------------
+
+# What the server calls it may differ from what we proposed.
+ACCEPT = """
+UPDATE batches_run AS run
+   SET status_code = 'running', started_at = statement_timestamp(), provider_job_id = told.job_id,
+       nodes_total = told.nodes_total
+  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[], %(job_ids)s::text[], %(nodes_totals)s::int[])
+       AS told (id, attempt, job_id, nodes_total)
+ WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code = 'dispatching'
+RETURNING run.id
+"""
+
+# Oldest first: servers work in order.
+AT_ENDPOINT = """
+SELECT id, attempt, max_attempts, organization_id, provider_job_id, status_code = 'dispatching',
+       cancel_requested_at IS NOT NULL,
+       extract(epoch FROM statement_timestamp() - dispatched_at)::float
+  FROM batches_run
+ WHERE endpoint_id = %(endpoint_id)s AND status_code IN ('dispatching', 'running')
+ ORDER BY dispatched_at, id
+"""
+
+TO_CANCEL = """
+SELECT id FROM batches_run
+ WHERE endpoint_id = %(endpoint_id)s AND status_code IN ('dispatching', 'running') AND cancel_requested_at IS NOT NULL
+"""
+
+PROGRESS = """
+UPDATE batches_run AS run SET nodes_completed = told.nodes_completed
+  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[], %(nodes)s::int[]) AS told (id, attempt, nodes_completed)
+ WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code = 'running'
+"""
+
+TAKE_ENDPOINT = """
+UPDATE models_registry_endpoint
+   SET driver_token = %(token)s, driver_lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+ WHERE id = %(endpoint_id)s
+   AND (driver_lease_expires_at IS NULL OR driver_lease_expires_at < statement_timestamp())
+   AND (retry_at IS NULL OR retry_at <= statement_timestamp())
+RETURNING id
+"""
+
+KEEP_ENDPOINT = """
+UPDATE models_registry_endpoint
+   SET driver_lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+ WHERE id = %(endpoint_id)s AND driver_token = %(token)s
+"""
+
+RELEASE_ENDPOINT = """
+UPDATE models_registry_endpoint SET driver_token = NULL, driver_lease_expires_at = NULL
+ WHERE id = %(endpoint_id)s AND driver_token = %(token)s
+"""
+
+# Returns for how long it has been down, in seconds.
+MARK_DOWN = """
+UPDATE models_registry_endpoint
+   SET down_since = COALESCE(down_since, statement_timestamp()), down_reason = %(reason)s,
+       retry_at = statement_timestamp() + %(delay)s * interval '1 second'
+ WHERE id = %(endpoint_id)s AND driver_token = %(token)s
+RETURNING extract(epoch FROM statement_timestamp() - down_since)::float
+"""
+
+MARK_UP = """
+UPDATE models_registry_endpoint SET down_since = NULL, retry_at = NULL, down_reason = ''
+ WHERE id = %(endpoint_id)s AND driver_token = %(token)s AND down_since IS NOT NULL
+"""
+
+# How the servers of a provider are loaded, this one's first; and for how long its oldest due run has waited.
+LOADS = """
+SELECT endpoint.id = %(endpoint_id)s AS is_mine, endpoint.max_in_flight,
+       (SELECT count(*) FROM batches_run
+         WHERE endpoint_id = endpoint.id AND status_code IN ('dispatching', 'running'))
+  FROM models_registry_endpoint AS endpoint
+ WHERE endpoint.provider_id = %(provider_id)s
+   AND (endpoint.id = %(endpoint_id)s OR endpoint.status_code = 'active' AND endpoint.down_since IS NULL)
+ ORDER BY is_mine DESC, endpoint.id
+"""
+
+QUEUED = """
+SELECT count(*), COALESCE(max(extract(epoch FROM statement_timestamp() - due_at)), 0)::float FROM (
+    SELECT due_at FROM batches_run
+     WHERE provider_id = %(provider_id)s AND status_code = 'queued' AND due_at <= statement_timestamp()
+     LIMIT %(limit)s) AS due
+"""
+
+# Servers that want a driver: they hold runs, or may take some of their provider's; the least loaded first.
+UNDRIVEN = """
+SELECT endpoint.id FROM models_registry_endpoint AS endpoint
+  JOIN models_registry_provider AS provider ON provider.id = endpoint.provider_id
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS live FROM batches_run
+     WHERE endpoint_id = endpoint.id AND status_code IN ('dispatching', 'running')) AS load
+ WHERE (%(provider_id)s::uuid IS NULL OR endpoint.provider_id = %(provider_id)s::uuid)
+   AND (endpoint.driver_lease_expires_at IS NULL OR endpoint.driver_lease_expires_at < statement_timestamp())
+   AND (endpoint.retry_at IS NULL OR endpoint.retry_at <= statement_timestamp())
+   AND (load.live > 0 OR endpoint.status_code = 'active' AND provider.status_code = 'active' AND (
+        endpoint.down_since IS NOT NULL OR EXISTS (
+            SELECT 1 FROM batches_run
+             WHERE provider_id = provider.id AND status_code = 'queued' AND due_at <= statement_timestamp())))
+ ORDER BY load.live::float / endpoint.max_in_flight, endpoint.id
+"""
+
 # --- Finishing --------------------------------------------------------------------------------------------------------
 
 # Locked first, in id order: the sweep and a late worker may hold overlapping sets.
@@ -120,6 +227,11 @@ UPDATE batches_run AS run
        failure_code = told.failure_code, failure_message = told.failure_message,
        failure_stage_code = told.failure_stage_code,
        lease_expires_at = NULL,
+       endpoint_id = CASE WHEN told.status_code <> 'queued' THEN run.endpoint_id END,
+       provider_job_id = CASE WHEN told.status_code <> 'queued' THEN run.provider_job_id END,
+       nodes_total = CASE WHEN told.status_code <> 'queued' THEN run.nodes_total END,
+       nodes_completed = CASE WHEN told.status_code = 'succeeded' THEN run.nodes_total
+                              WHEN told.status_code <> 'queued' THEN run.nodes_completed END,
        started_at = CASE WHEN told.status_code = 'queued' THEN NULL ELSE run.started_at END,
        due_at = CASE WHEN told.status_code = 'queued'
                 THEN statement_timestamp() + told.delay * interval '1 second' ELSE run.due_at END,

@@ -8,7 +8,7 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import ForeignKey, QuerySet
+from django.db.models import ForeignKey, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -31,6 +31,7 @@ from runflow.lib.admin import (
     BaseInlineFormSet,
     ModelForm,
     NoDeletionAdmin,
+    QuestionFilter,
     ReadOnlyAdmin,
     StackedInline,
     TabularInline,
@@ -404,15 +405,28 @@ class ProviderAdmin(PausingAdmin):
     inlines = [EndpointInline]
 
 
+class EndpointTrouble(QuestionFilter):
+    title = "trouble"
+    parameter_name = "trouble"
+    questions = {
+        "down": lambda _: Q(down_since__isnull=False),
+        "being driven": lambda now: Q(driver_lease_expires_at__gte=now),
+    }
+
+
 @admin.register(Endpoint)
 class EndpointAdmin(PausingAdmin):
-    list_display = ["base_url", "provider", "max_in_flight", "status_code", "updated"]
-    list_filter = ["status_code"]
+    list_display = ["base_url", "provider", "max_in_flight", "status_code", "down", "retry", "driven"]
+    list_filter = [EndpointTrouble, "status_code"]
     list_select_related = ["provider"]
     search_fields = ["base_url", "provider__code"]
-    fields = ["provider", "base_url", "max_in_flight", "status_code"]
+    fields = ["provider", "base_url", "max_in_flight", "status_code", ("down", "retry"), "down_reason", "driven"]
     # Added on the provider's page, which sees all of them.
-    readonly_fields = ["provider", "base_url"]
+    readonly_fields = ["provider", "base_url", "down", "retry", "down_reason", "driven"]
+
+    down = moment_column("down_since")
+    retry = moment_column("retry_at")
+    driven = moment_column("driver_lease_expires_at")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

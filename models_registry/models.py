@@ -206,6 +206,12 @@ class Endpoint(models.Model):
     base_url = models.CharField(max_length=500)
     max_in_flight = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
     status_code = models.CharField(max_length=20, choices=ProviderStatus.choices, default=ProviderStatus.ACTIVE)
+    # Written by `batches.endpoints` alone. One driver speaks to a server at a time; its token is the fence.
+    driver_token = models.UUIDField(null=True, editable=False)
+    driver_lease_expires_at = models.DateTimeField(null=True, editable=False)
+    down_since = models.DateTimeField(null=True, editable=False, help_text="It does not answer, or works on nothing.")
+    retry_at = models.DateTimeField(null=True, editable=False, help_text="Not spoken to before this.")
+    down_reason = models.TextField(default="", blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

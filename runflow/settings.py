@@ -163,7 +163,9 @@ OUTBOUND_ALLOW = tuple(ip_network(text) for text in env.list("OUTBOUND_ALLOW", d
 ENCRYPTION_KEYS = env.list("ENCRYPTION_KEYS", default=[_DEBUG_ENCRYPTION_KEY]) if DEBUG else env.list("ENCRYPTION_KEYS")
 # contract.md section 7. Seconds before the second, third, … attempt; there is one attempt more than delays.
 CALLBACK_RETRY_DELAYS = tuple(
-    env.list("CALLBACK_RETRY_DELAYS_SECONDS", cast=float, default=[5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
+    env.list(
+        "CALLBACK_RETRY_DELAYS_SECONDS", cast=float, default=[5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
+    )
 )
 # The whole answer must have come within this.
 CALLBACK_TIMEOUT = timedelta(seconds=env.float("CALLBACK_TIMEOUT_SECONDS", default=15))
@@ -187,7 +189,11 @@ IDEMPOTENCY_WAIT = timedelta(milliseconds=env.int("IDEMPOTENCY_WAIT_MS", default
 # --- Providers ------------------------------------------------------------------------------------------------------
 
 # Adapters by the code that a provider row names. An operator's own is one line more; imported only where runs execute.
-PROVIDER_ADAPTERS = {"local": "providers.local.adapter.LocalAdapter"}
+PROVIDER_ADAPTERS = {
+    "comfyui": "providers.comfyui.adapter.ComfyAdapter",
+    "http": "providers.http.adapter.build",
+    "local": "providers.local.adapter.LocalAdapter",
+}
 
 # --- Engine ---------------------------------------------------------------------------------------------------------
 
@@ -197,6 +203,10 @@ RUN_LEASE_RENEWAL = RUN_LEASE / 3
 RUN_MAX_ATTEMPTS = env.int("RUN_MAX_ATTEMPTS", default=5)
 # One execute task works this long, then rings again, so that no task holds a worker and shutdown stays quick.
 EXECUTE_SLICE = timedelta(seconds=env.float("EXECUTE_SLICE_SECONDS", default=5))
+# One driver at a time speaks to a server; a dead one's place is free after this.
+DRIVER_LEASE = timedelta(seconds=env.float("DRIVER_LEASE_SECONDS", default=30))
+# A server that is down for longer loses its runs to others; a restart of ComfyUI takes less.
+ENDPOINT_DOWN_GRACE = timedelta(seconds=env.float("ENDPOINT_DOWN_GRACE_SECONDS", default=30))
 SWEEP_INTERVAL = timedelta(seconds=env.float("SWEEP_INTERVAL_SECONDS", default=5))
 
 # --- Celery ---------------------------------------------------------------------------------------------------------
@@ -208,6 +218,7 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "dispatch"
 CELERY_TASK_ROUTES = {
     "batches.execute": {"queue": "dispatch"},
+    "batches.drive": {"queue": "drive"},
     "batches.sweep": {"queue": "maintenance"},
     "callbacks.deliver": {"queue": "callbacks"},
     "callbacks.sweep": {"queue": "maintenance"},

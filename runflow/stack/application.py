@@ -145,7 +145,7 @@ def start_application(supervisor: Processes, env: Mapping[str, str], listener: s
     # for other people's servers, in threads.
     for name, *options in (
         ("worker", "-Q", "dispatch,maintenance", "-c", "2"),
-        ("io", "-Q", "callbacks", "-P", "threads", "-c", "4"),
+        ("io", "-Q", "drive,callbacks", "-P", "threads", "-c", "16"),
     ):
         argv = [*celery, "worker", *options, "-n", f"{name}@%h", "--loglevel", "INFO"]
         supervisor.start(name, argv, env, STOP_CELERY)

@@ -30,17 +30,7 @@ from tests.factories import make_model, make_organization
 
 pytestmark = pytest.mark.django_db
 NOW = 1_800_000_000.5
-EXPIRED = "This link is not valid or has expired; read the run again for a new one."
-
-
-@pytest.fixture(autouse=True)
-def store(settings: Settings, tmp_path: Path) -> Path:
-    """A file store of the test's own."""
-    settings.STORAGES = {
-        **settings.STORAGES,
-        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": tmp_path}},
-    }
-    return tmp_path
+EXPIRED = "This link is not valid or has expired; read the run or the asset again for a new one."
 
 
 @pytest.fixture

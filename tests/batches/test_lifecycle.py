@@ -151,7 +151,7 @@ def test_a_claim_costs_the_same_however_long_the_queue(count_queries: Callable[.
         cursor.execute("ANALYZE batches_run")
         cursor.execute(
             "EXPLAIN (ANALYZE, FORMAT TEXT) " + sql.CLAIM,
-            {"provider_id": Run.objects.all()[0].provider_id, "limit": 20, "lease": 60},
+            {"provider_id": Run.objects.all()[0].provider_id, "limit": 20, "lease": 60, "endpoint_id": None},
         )
         plan = "\n".join(row[0] for row in cursor.fetchall())
     assert batch.items_total == 100

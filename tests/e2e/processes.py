@@ -95,7 +95,7 @@ class Stack:
         wait_until(self._answers, what="the web process to answer", deadline=START_DEADLINE)
         return process
 
-    def worker(self, *, queues: str = "dispatch,callbacks,maintenance", **env: str) -> Process:
+    def worker(self, *, queues: str = "dispatch,drive,callbacks,maintenance", **env: str) -> Process:
         process = self._start(
             "worker",
             *("celery", "-A", "runflow", "worker", "-Q", queues, "-c", "2"),

@@ -1,0 +1,336 @@
+"""Driving a server: claim into its free places, hand over, ask, collect, settle, for one time slice.
+
+No worker waits for a GPU: what is in flight is rows, and between two looks the driver sleeps. When the slice is over, or the
+driver dies, the next one reads the rows and goes on. A server has one driver at a time, by a lease on its row.
+
+In each turn the free places are filled before anything is collected: the server works on while outputs are fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.utils import timezone
+
+from assets.services import discard_files
+from batches import endpoints, lifecycle
+from batches.endpoints import DRIVE_TASK
+from batches.engine import LeaseKeeper
+from batches.lifecycle import AcceptedRun, ClaimedRun, HeldRun
+from batches.models import RunStatus
+from batches.retry import Settlement
+from batches.work import build_adapter, collect, render_jobs
+from models_registry.models import Endpoint, ProviderStatus
+from providers.base import (
+    Accepted,
+    AdapterConfigError,
+    Canceled,
+    Connection,
+    Done,
+    EndpointConfig,
+    EndpointDown,
+    Gone,
+    Outcome,
+    Placed,
+    Rejected,
+    Seen,
+    Unavailable,
+    Unknown,
+    Waiting,
+)
+from runflow.lib.doorbell import ring
+
+logger = logging.getLogger(__name__)
+
+# A look costs a server little, but not nothing: each comes after a tenth of the oldest job's age, within these (seconds). So a
+# job of 20 ms is seen within 10 ms of its end, and one of 20 s within 2 s.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 2.0
+_SHARE_OF_AGE = 0.1
+# Seconds after a claim that found nothing, while jobs are in flight. The doorbell of a new run finds the driver at work.
+_CLAIM_PAUSE = 0.1
+# Seconds between looks for runs to be stopped, because somebody asked or because their time is over.
+_STOP_PAUSE = 1.0
+# Handed over, and collected, this many at a time: the rest is not kept waiting, and their files are in memory.
+_MOST_SUBMITTED, _MOST_COLLECTED = 32, 16
+# Seconds that a run's own lease outlasts its time at the server: for when no driver comes.
+_LEASE_MARGIN = 120.0
+
+
+@dataclass(slots=True)
+class _Job:
+    """A run at the server. `since` is the monotonic time of its claim."""
+
+    run: HeldRun
+    job_id: str
+    since: float
+    is_unconfirmed: bool = False
+    is_to_cancel: bool = False
+
+    def placed(self, now: float) -> Placed:
+        return Placed(self.job_id, str(self.run.id), self.run.attempt, now - self.since)
+
+
+class _LeaseLost(Exception):
+    """Somebody else drives this server now."""
+
+
+def drive(*, endpoint_id: UUID) -> int:
+    """Drive a server for one time slice. Returns how many runs were settled; 0 if somebody else drives it.
+
+    Rings again when runs are left at it. Safe to call any number of times at once.
+    """
+    endpoint = Endpoint.objects.select_related("provider").filter(pk=endpoint_id).first()
+    if endpoint is None:
+        return 0
+    try:
+        adapter: Any = build_adapter(endpoint.provider)
+        connect = adapter.connect
+    except (AdapterConfigError, ImportError, AttributeError):
+        logger.exception("Endpoint %s of provider %s cannot be driven", endpoint.base_url, endpoint.provider.code)
+        return 0
+    token = endpoints.take_endpoint(endpoint_id=endpoint_id)
+    if token is None:
+        return 0
+    connection = connect(EndpointConfig(str(endpoint_id), endpoint.base_url, endpoint.max_in_flight))
+    driver = Driver(endpoint, token, connection)
+    try:
+        with LeaseKeeper(
+            driver.keep_lease,
+            every=settings.DRIVER_LEASE.total_seconds() / 3,
+            # Whatever an adapter does has an end of its own; this is for one that has not.
+            longest=settings.EXECUTE_SLICE.total_seconds() + endpoint.provider.run_timeout,
+        ):
+            driver.run()
+    except _LeaseLost:
+        logger.warning("Endpoint %s is driven by somebody else now", endpoint.base_url)
+        return driver.settled
+    finally:
+        connection.close()
+        endpoints.release_endpoint(endpoint_id=endpoint_id, token=token)
+    # A run that was queued after the last claim has rung while this driver still held the lease.
+    if driver.is_unfinished or endpoints.count_due(provider_id=endpoint.provider_id) > driver.left_queued:
+        ring(DRIVE_TASK, str(endpoint_id))
+    return driver.settled
+
+
+class Driver:
+    """One slice of one server."""
+
+    def __init__(self, endpoint: Endpoint, token: UUID, connection: Connection) -> None:
+        self.endpoint = endpoint
+        self.provider = endpoint.provider
+        self.token = token
+        self.connection = connection
+        self.jobs: dict[str, _Job] = {}  # by job id, oldest first
+        self.settled = 0
+        self.is_unfinished = False
+        self.left_queued = 0
+        self._takes_runs = ProviderStatus.ACTIVE == endpoint.status_code == self.provider.status_code
+        self._is_lost = threading.Event()
+        self._claim_at = 0.0
+        self._stop_at = 0.0
+
+    def keep_lease(self) -> None:
+        """Called from the lease keeper's thread."""
+        if not endpoints.keep_endpoint(endpoint_id=self.endpoint.pk, token=self.token):
+            self._is_lost.set()
+
+    def run(self) -> None:
+        """Raises _LeaseLost."""
+        now = time.monotonic()
+        for run in lifecycle.runs_at(endpoint_id=self.endpoint.pk):
+            self.jobs[run.job_id] = _Job(run, run.job_id, now - run.age, run.is_unconfirmed, run.is_to_cancel)
+        try:
+            self.connection.check()
+            endpoints.mark_up(endpoint_id=self.endpoint.pk, token=self.token)
+            self._work(until=now + settings.EXECUTE_SLICE.total_seconds())
+        except EndpointDown as fault:
+            self._give_up(fault)
+
+    def _work(self, *, until: float) -> None:
+        while True:
+            ended = self._look()
+            claimed = self._fill()
+            self._finish(ended)
+            self._stop_some()
+            if not self.jobs and not ended and not claimed:
+                self.left_queued = endpoints.count_due(provider_id=self.provider.pk)
+                return
+            if time.monotonic() >= until:
+                self.is_unfinished = True
+                return
+            if not ended and not claimed:
+                time.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Seconds until the next look."""
+        oldest = next(iter(self.jobs.values()), None)
+        age = time.monotonic() - oldest.since if oldest else 0.0
+        return min(max(_SHARE_OF_AGE * age, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+
+    def _fence(self) -> None:
+        """Nothing is sent and nothing is taken once somebody else may be at it. (What is written is fenced by the rows.)"""
+        if self._is_lost.is_set():
+            raise _LeaseLost
+
+    # --- Handing over ---
+
+    def _fill(self) -> int:
+        """Claim into the free places and hand over. Returns how many were claimed."""
+        now = time.monotonic()
+        free = min(self.endpoint.max_in_flight - len(self.jobs), _MOST_SUBMITTED)
+        if not self._takes_runs or free <= 0 or now < self._claim_at:
+            return 0
+        self._fence()
+        free = endpoints.places_to_fill(provider_id=self.provider.pk, endpoint_id=self.endpoint.pk, free=free)
+        claimed: list[ClaimedRun] = []
+        if free:
+            claimed = lifecycle.claim_runs(
+                provider_id=self.provider.pk,
+                limit=free,
+                lease=timedelta(seconds=self.provider.run_timeout + _LEASE_MARGIN),
+                endpoint_id=self.endpoint.pk,
+            )
+        if claimed:
+            self._submit(claimed)
+        else:
+            self._claim_at = now + _CLAIM_PAUSE
+        return len(claimed)
+
+    def _submit(self, runs: Sequence[ClaimedRun]) -> None:
+        now = time.monotonic()
+        rejected, jobs = render_jobs(runs)
+        todo = [run for run in runs if run.id in jobs]
+        refused: list[tuple[HeldRun, Outcome]] = [(run, rejected[run.id]) for run in runs if run.id in rejected]
+        accepted: list[AcceptedRun] = []
+        for run, answer in zip(todo, self.connection.submit([jobs[run.id] for run in todo]), strict=True):
+            held = HeldRun(run.id, run.attempt, run.max_attempts, run.organization_id)  # without its input
+            match answer:
+                case Accepted(job_id, nodes_total):
+                    accepted.append(AcceptedRun(held, job_id, nodes_total))
+                    self.jobs[job_id] = _Job(held, job_id, now)
+                case Unknown(message):
+                    logger.warning("Run %s may be at %s: %s", run.id, self.endpoint.base_url, message)
+                    self.jobs[run.job_id or ""] = _Job(held, run.job_id or "", now, is_unconfirmed=True)
+                case _:
+                    refused.append((held, answer))
+        lifecycle.accept_runs(accepted=accepted)
+        self._settle(refused)
+
+    # --- Looking ---
+
+    def _look(self) -> list[tuple[_Job, Seen]]:
+        """Ask the server. Those that have ended are taken off the list and returned."""
+        if not self.jobs:
+            return []
+        now = time.monotonic()
+        seen = self.connection.poll([job.placed(now) for job in self.jobs.values()])
+        confirmed: list[AcceptedRun] = []
+        progress: dict[HeldRun, int] = {}
+        ended: list[tuple[_Job, Seen]] = []
+        for job_id, state in seen.items():
+            job = self.jobs[job_id]
+            if isinstance(state, Waiting):
+                if job.is_unconfirmed and state.is_running:
+                    job.is_unconfirmed = False
+                    confirmed.append(AcceptedRun(job.run, job_id, None))
+                if state.nodes_completed is not None:
+                    progress[job.run] = state.nodes_completed
+            else:
+                ended.append((self.jobs.pop(job_id), state))
+        lifecycle.accept_runs(accepted=confirmed)
+        lifecycle.note_progress(nodes_completed=progress)
+        return ended
+
+    # --- Finishing ---
+
+    def _finish(self, ended: Sequence[tuple[_Job, Seen]]) -> None:
+        now = time.monotonic()
+        for some in _chunks(ended, _MOST_COLLECTED):
+            done = [(job, state) for job, state in some if isinstance(state, Done)]
+            outcomes: list[tuple[HeldRun, Outcome | Canceled]] = []
+            collected = self.connection.collect([(job.placed(now), state) for job, state in done])
+            outcomes += zip([job.run for job, _ in done], collected, strict=True)
+            outcomes += [(job.run, self._outcome(job, state)) for job, state in some if not isinstance(state, Done)]
+            self._settle(outcomes)
+
+    def _outcome(self, job: _Job, state: Seen) -> Outcome | Canceled:
+        match state:
+            case Canceled() | Gone() if job.is_to_cancel:
+                return Canceled()  # some servers leave no trace of what was taken out of their queue
+            case Canceled():
+                return Unavailable("PROVIDER_LOST", "The provider stopped this job without being asked.")
+            case Gone():
+                return Unavailable("PROVIDER_LOST", "The provider no longer knows this job.")
+            case Rejected() | Unavailable():
+                return state
+        raise TypeError(f"{state} is no end")
+
+    def _settle(self, outcomes: Sequence[tuple[HeldRun, Outcome | Canceled]]) -> None:
+        if not outcomes:
+            return
+        judged = {run.id: outcome for run, outcome in outcomes if not isinstance(outcome, Canceled)}
+        settlements, assets = collect([run for run, _ in outcomes if run.id in judged], judged)
+        settlements += [
+            Settlement(run.id, run.attempt, RunStatus.CANCELED)
+            for run, outcome in outcomes
+            if isinstance(outcome, Canceled)
+        ]
+        settled = lifecycle.settle(settlements=settlements, assets=assets)
+        discard_files(assets=[asset for run_id, asset in assets if run_id not in settled.run_ids])
+        self.settled += len(settled.run_ids)
+
+    # --- Stopping ---
+
+    def _stop_some(self) -> None:
+        """Ask the server to stop what somebody wants stopped, and what had its time.
+
+        The first end as the server says: canceled, or done if that came first. The others are over now, whatever it does.
+        """
+        now = time.monotonic()
+        if now < self._stop_at or not self.jobs:
+            return
+        self._fence()
+        self._stop_at = now + _STOP_PAUSE
+        asked = lifecycle.runs_to_cancel_at(endpoint_id=self.endpoint.pk)
+        overdue = [job for job in self.jobs.values() if now - job.since > self.provider.run_timeout]
+        for job in self.jobs.values():
+            job.is_to_cancel = job.is_to_cancel or job.run.id in asked
+        # Again each time, until it has ended: a request can get lost.
+        stopping = [job for job in self.jobs.values() if job.is_to_cancel or job in overdue]
+        if not stopping:
+            return
+        self.connection.cancel([job.placed(now) for job in stopping])
+        for job in overdue:
+            del self.jobs[job.job_id]
+        message = f"The provider did not finish within {self.provider.run_timeout} s."
+        self._settle([(job.run, Rejected("PROVIDER_TIMEOUT", message)) for job in overdue])
+
+    # --- A server that is down ---
+
+    def _give_up(self, fault: EndpointDown) -> None:
+        """Leave the server alone for a while. After ENDPOINT_DOWN_GRACE its runs go back to the queue, for others."""
+        since = self.endpoint.down_since
+        down_for = (timezone.now() - since).total_seconds() if since else 0.0
+        down_for = endpoints.mark_down(
+            endpoint_id=self.endpoint.pk, token=self.token, reason=str(fault), down_for=down_for
+        )
+        if down_for < settings.ENDPOINT_DOWN_GRACE.total_seconds():
+            return
+        lost = Unavailable("PROVIDER_LOST", "The provider's server went away.")
+        jobs, self.jobs = list(self.jobs.values()), {}
+        for some in _chunks(jobs, lifecycle.SWEEP_LIMIT):
+            self._settle([(job.run, lost) for job in some])
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
