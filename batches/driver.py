@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from batches.engine import LeaseKeeper
 from batches.lifecycle import AcceptedRun, ClaimedRun, HeldRun
 from batches.models import RunStatus
 from batches.retry import Settlement
-from batches.work import build_adapter, collect, render_jobs
+from batches.work import MediaInputs, build_adapter, collect, render_jobs
 from models_registry.models import Endpoint, ProviderStatus
 from providers.base import (
     Accepted,
@@ -50,12 +51,16 @@ from runflow.lib.doorbell import ring
 
 logger = logging.getLogger(__name__)
 
-# A look costs a server little, but not nothing: each comes after a tenth of the oldest job's age, within these (seconds). So a
-# job of 20 ms is seen within 10 ms of its end, and one of 20 s within 2 s.
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 2.0
+# A look at a job costs a server little, but not nothing: the next one comes after a tenth of its age, within these (seconds).
+# So a job of 20 ms is seen within 20 ms of its end, and one of 20 s within 2 s.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 _SHARE_OF_AGE = 0.1
+# Looked at in one turn: claims and settlements are not kept waiting by thousands of jobs.
+_MOST_LOOKED_AT = 512
 # Seconds after a claim that found nothing, while jobs are in flight. The doorbell of a new run finds the driver at work.
 _CLAIM_PAUSE = 0.1
+# Seconds that a finished job waits for others to be settled with, while jobs are in flight.
+_FINISH_PAUSE = 0.05
 # Seconds between looks for runs to be stopped, because somebody asked or because their time is over.
 _STOP_PAUSE = 1.0
 # Handed over, and collected, this many at a time: the rest is not kept waiting, and their files are in memory.
@@ -73,6 +78,11 @@ class _Job:
     since: float
     is_unconfirmed: bool = False
     is_to_cancel: bool = False
+    look_at: float = 0.0  # monotonic
+
+    def pause(self, now: float) -> float:
+        """Seconds until the next look at it."""
+        return min(max(_SHARE_OF_AGE * (now - self.since), _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     def placed(self, now: float) -> Placed:
         return Placed(self.job_id, str(self.run.id), self.run.attempt, now - self.since)
@@ -92,14 +102,14 @@ def drive(*, endpoint_id: UUID) -> int:
         return 0
     try:
         adapter: Any = build_adapter(endpoint.provider)
-        connect = adapter.connect
+        connection = adapter.connect(EndpointConfig(str(endpoint_id), endpoint.base_url, endpoint.max_in_flight))
     except (AdapterConfigError, ImportError, AttributeError):
         logger.exception("Endpoint %s of provider %s cannot be driven", endpoint.base_url, endpoint.provider.code)
         return 0
     token = endpoints.take_endpoint(endpoint_id=endpoint_id)
     if token is None:
+        connection.close()
         return 0
-    connection = connect(EndpointConfig(str(endpoint_id), endpoint.base_url, endpoint.max_in_flight))
     driver = Driver(endpoint, token, connection)
     try:
         with LeaseKeeper(
@@ -135,8 +145,11 @@ class Driver:
         self.left_queued = 0
         self._takes_runs = ProviderStatus.ACTIVE == endpoint.status_code == self.provider.status_code
         self._is_lost = threading.Event()
+        self._ended: list[tuple[_Job, Seen]] = []
         self._claim_at = 0.0
+        self._finish_at = 0.0
         self._stop_at = 0.0
+        self._media_inputs: MediaInputs = {}
 
     def keep_lease(self) -> None:
         """Called from the lease keeper's thread."""
@@ -157,24 +170,26 @@ class Driver:
 
     def _work(self, *, until: float) -> None:
         while True:
-            ended = self._look()
+            found = self._look()
             claimed = self._fill()
-            self._finish(ended)
+            is_over = time.monotonic() >= until
+            if is_over or not self.jobs or time.monotonic() >= self._finish_at or len(self._ended) >= _MOST_COLLECTED:
+                self._finish()
             self._stop_some()
-            if not self.jobs and not ended and not claimed:
-                self.left_queued = endpoints.count_due(provider_id=self.provider.pk)
-                return
-            if time.monotonic() >= until:
+            if is_over:
                 self.is_unfinished = True
                 return
-            if not ended and not claimed:
+            if not self.jobs and not found and not claimed:
+                self.left_queued = endpoints.count_due(provider_id=self.provider.pk)
+                return
+            if not found and not claimed:
                 time.sleep(self._pause())
 
     def _pause(self) -> float:
         """Seconds until the next look."""
         oldest = next(iter(self.jobs.values()), None)
-        age = time.monotonic() - oldest.since if oldest else 0.0
-        return min(max(_SHARE_OF_AGE * age, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        pause = oldest.pause(time.monotonic()) if oldest else 0.0
+        return min(pause, _FINISH_PAUSE) if self._ended else pause
 
     def _fence(self) -> None:
         """Nothing is sent and nothing is taken once somebody else may be at it. (What is written is fenced by the rows.)"""
@@ -184,21 +199,24 @@ class Driver:
     # --- Handing over ---
 
     def _fill(self) -> int:
-        """Claim into the free places and hand over. Returns how many were claimed."""
+        """Claim into the free places, once half of them are, and hand over. Returns how many were claimed."""
         now = time.monotonic()
         free = min(self.endpoint.max_in_flight - len(self.jobs), _MOST_SUBMITTED)
-        if not self._takes_runs or free <= 0 or now < self._claim_at:
+        if not self._takes_runs or 2 * len(self.jobs) > self.endpoint.max_in_flight or now < self._claim_at:
             return 0
         self._fence()
-        free = endpoints.places_to_fill(provider_id=self.provider.pk, endpoint_id=self.endpoint.pk, free=free)
-        claimed: list[ClaimedRun] = []
-        if free:
-            claimed = lifecycle.claim_runs(
-                provider_id=self.provider.pk,
-                limit=free,
-                lease=timedelta(seconds=self.provider.run_timeout + _LEASE_MARGIN),
-                endpoint_id=self.endpoint.pk,
-            )
+        share = endpoints.places_to_fill(
+            provider_id=self.provider.pk, endpoint_id=self.endpoint.pk, taken=len(self.jobs), free=free
+        )
+        if not share:
+            self._claim_at = now + _SHORTEST_PAUSE  # the others are about to take what there is
+            return 0
+        claimed = lifecycle.claim_runs(
+            provider_id=self.provider.pk,
+            limit=share,
+            lease=timedelta(seconds=self.provider.run_timeout + _LEASE_MARGIN),
+            endpoint_id=self.endpoint.pk,
+        )
         if claimed:
             self._submit(claimed)
         else:
@@ -207,7 +225,7 @@ class Driver:
 
     def _submit(self, runs: Sequence[ClaimedRun]) -> None:
         now = time.monotonic()
-        rejected, jobs = render_jobs(runs)
+        rejected, jobs = render_jobs(runs, self._media_inputs)
         todo = [run for run in runs if run.id in jobs]
         refused: list[tuple[HeldRun, Outcome]] = [(run, rejected[run.id]) for run in runs if run.id in rejected]
         accepted: list[AcceptedRun] = []
@@ -227,33 +245,39 @@ class Driver:
 
     # --- Looking ---
 
-    def _look(self) -> list[tuple[_Job, Seen]]:
-        """Ask the server. Those that have ended are taken off the list and returned."""
-        if not self.jobs:
-            return []
+    def _look(self) -> int:
+        """Ask the server. Those that have ended leave their places. Returns how many."""
         now = time.monotonic()
-        seen = self.connection.poll([job.placed(now) for job in self.jobs.values()])
+        due = list(islice((job for job in self.jobs.values() if job.look_at <= now), _MOST_LOOKED_AT))
+        if not due:
+            return 0
+        seen = self.connection.poll([job.placed(now) for job in due])
         confirmed: list[AcceptedRun] = []
         progress: dict[HeldRun, int] = {}
-        ended: list[tuple[_Job, Seen]] = []
+        ended = len(self._ended)
         for job_id, state in seen.items():
             job = self.jobs[job_id]
             if isinstance(state, Waiting):
+                job.look_at = now + job.pause(now)
                 if job.is_unconfirmed and state.is_running:
                     job.is_unconfirmed = False
                     confirmed.append(AcceptedRun(job.run, job_id, None))
                 if state.nodes_completed is not None:
                     progress[job.run] = state.nodes_completed
             else:
-                ended.append((self.jobs.pop(job_id), state))
+                self._ended.append((self.jobs.pop(job_id), state))
+        if not ended:
+            self._finish_at = now + _FINISH_PAUSE
         lifecycle.accept_runs(accepted=confirmed)
         lifecycle.note_progress(nodes_completed=progress)
-        return ended
+        return len(self._ended) - ended
 
     # --- Finishing ---
 
-    def _finish(self, ended: Sequence[tuple[_Job, Seen]]) -> None:
+    def _finish(self) -> None:
+        """Collect and settle what has ended."""
         now = time.monotonic()
+        ended, self._ended = self._ended, []
         for some in _chunks(ended, _MOST_COLLECTED):
             done = [(job, state) for job, state in some if isinstance(state, Done)]
             outcomes: list[tuple[HeldRun, Outcome | Canceled]] = []

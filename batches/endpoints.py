@@ -82,15 +82,21 @@ def share_of(*, free: int, loads: Sequence[tuple[int, int]], queued: int, oldest
     return min(free, share, queued)
 
 
-def places_to_fill(*, provider_id: UUID, endpoint_id: UUID, free: int) -> int:
-    """`share_of` with what the rows say, in two statements; what is free where the provider has one server."""
+def places_to_fill(*, provider_id: UUID, endpoint_id: UUID, taken: int, free: int) -> int:
+    """`share_of` with what the rows say, in two statements; what is free where the provider has one server.
+
+    `taken` is what its driver knows: rows of jobs that have ended count until they are settled.
+    """
     with connection.cursor() as cursor:
         cursor.execute(sql.LOADS, {"provider_id": provider_id, "endpoint_id": endpoint_id})
         loads = [(places, taken) for _, places, taken in cursor.fetchall()]
         if len(loads) < 2:
             return free
+        loads[0] = (loads[0][0], taken)
         cursor.execute(sql.QUEUED, {"provider_id": provider_id, "limit": _MOST_COUNTED})
         queued, oldest_wait = cursor.fetchone()
+        if not queued:
+            return free  # the claim says so, and when to look again
     return share_of(free=free, loads=loads, queued=queued, oldest_wait=oldest_wait)
 
 

@@ -20,7 +20,7 @@ from assets.services import discard_files
 from batches import lifecycle
 from batches.endpoints import ring_endpoints
 from batches.lifecycle import ClaimedRun
-from batches.work import build_adapter, collect, render_jobs
+from batches.work import MediaInputs, build_adapter, collect, render_jobs
 from models_registry.models import Provider, ProviderStatus
 from providers.base import AdapterConfigError, Outcome, SyncAdapter
 from runflow.lib.doorbell import ring
@@ -52,15 +52,18 @@ def execute(*, provider_id: UUID) -> int:
         return 0
     until = time.monotonic() + settings.EXECUTE_SLICE.total_seconds()
     settled = 0
+    media_inputs: MediaInputs = {}
     while runs := lifecycle.claim_runs(provider_id=provider_id, limit=provider.claim_size):
-        settled += execute_set(adapter=adapter, runs=runs, run_timeout=provider.run_timeout)
+        settled += execute_set(adapter=adapter, runs=runs, run_timeout=provider.run_timeout, media_inputs=media_inputs)
         if time.monotonic() >= until:
             ring(EXECUTE_TASK, str(provider_id))
             break
     return settled
 
 
-def execute_set(*, adapter: SyncAdapter, runs: Sequence[ClaimedRun], run_timeout: float) -> int:
+def execute_set(
+    *, adapter: SyncAdapter, runs: Sequence[ClaimedRun], run_timeout: float, media_inputs: MediaInputs
+) -> int:
     """One claimed set from rendering to settlement. Returns how many of its runs were still ours in the end."""
     with LeaseKeeper(
         partial(lifecycle.renew_leases, runs=runs),
@@ -69,7 +72,7 @@ def execute_set(*, adapter: SyncAdapter, runs: Sequence[ClaimedRun], run_timeout
         longest=run_timeout * len(runs),
     ):
         outcomes: dict[UUID, Outcome] = {}
-        rejected, jobs = render_jobs(runs)
+        rejected, jobs = render_jobs(runs, media_inputs)
         outcomes |= rejected
         begun = {run.id for run in lifecycle.begin_runs(runs=[run for run in runs if run.id in jobs])}
         todo = [run for run in runs if run.id in begun]

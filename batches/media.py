@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import threading
 from collections.abc import Callable
-from functools import partial
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from django.conf import settings
+from django.db import connection
 
 from assets.services import ASSET_SCHEME, AssetMissing, asset_id_of_url, read_asset
 from providers.base import FetchError, Media
@@ -20,8 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 def fetcher_for(organization_id: UUID) -> Callable[[str], Media]:
-    """The `fetch` of this organisation's jobs."""
-    return partial(fetch_media, organization_id=organization_id)
+    """The `fetch` of this organisation's jobs. Adapters call it from threads of their own."""
+    home = threading.get_ident()
+
+    def fetch(url: str) -> Media:
+        try:
+            return fetch_media(url, organization_id=organization_id)
+        finally:
+            if threading.get_ident() != home:
+                connection.close()  # that thread's own; nobody else would
+
+    return fetch
 
 
 def fetch_media(url: str, *, organization_id: UUID) -> Media:

@@ -34,6 +34,9 @@ from providers.base import (
 
 logger = logging.getLogger(__name__)
 
+# By model, the names of the inputs that take media.
+MediaInputs = dict[UUID, set[str]]
+
 
 def build_adapter(provider: Provider) -> SyncAdapter | AsyncAdapter:
     """The adapter that PROVIDER_ADAPTERS names for this provider. Imported here, so that only workers load it.
@@ -50,11 +53,15 @@ def build_adapter(provider: Provider) -> SyncAdapter | AsyncAdapter:
     return adapter
 
 
-def render_jobs(runs: Sequence[ClaimedRun]) -> tuple[dict[UUID, Rejected], dict[UUID, Job]]:
-    """Put the inputs into the templates. Returns, by run id, what cannot be done and the jobs of the rest."""
+def render_jobs(runs: Sequence[ClaimedRun], media_inputs: MediaInputs) -> tuple[dict[UUID, Rejected], dict[UUID, Job]]:
+    """Put the inputs into the templates. Returns, by run id, what cannot be done and the jobs of the rest.
+
+    `media_inputs` is filled in; who calls this again and again keeps it for the length of a time slice.
+    """
     outcomes: dict[UUID, Rejected] = {}
     jobs: dict[UUID, Job] = {}
-    media_inputs = _media_inputs({run.model_id for run in runs})
+    if unknown := {run.model_id for run in runs} - set(media_inputs):
+        media_inputs |= _media_inputs(unknown)
     for run in runs:
         body: Any = run.input  # a provider-only model takes its input as it is
         # JSON Pointers to where media inputs stand; names of inputs have no "/" and no "~".
@@ -82,9 +89,9 @@ def render_jobs(runs: Sequence[ClaimedRun]) -> tuple[dict[UUID, Rejected], dict[
     return outcomes, jobs
 
 
-def _media_inputs(model_ids: Collection[UUID]) -> dict[UUID, set[str]]:
+def _media_inputs(model_ids: Collection[UUID]) -> MediaInputs:
     """The names of the inputs that take media, or arrays of media, in one statement."""
-    found: dict[UUID, set[str]] = {model_id: set() for model_id in model_ids}
+    found: MediaInputs = {model_id: set() for model_id in model_ids}
     rows = ModelInput.objects.filter(model_id__in=model_ids).filter(
         Q(variable_type_code__in=MEDIA_TYPES) | Q(validator_attrs__type__in=MEDIA_TYPES)
     )

@@ -39,9 +39,9 @@ class Job:
     """One attempt of one run, ready for a provider.
 
     `body` is the template with the inputs put at their bindings. `fetch` turns a media input (an http(s) URL, a `data:` URI,
-    `runflow://assets/{id}`) into bytes, or raises FetchError. `media` says where in the body media inputs stand: JSON Pointers
-    (RFC 6901) to a text, or to a list of texts. `job_id` is a canonical UUID, new for each attempt and stored before the job is
-    handed to a server; synchronous adapters have no use for it.
+    `runflow://assets/{id}`) into bytes, or raises FetchError; any thread may call it. `media` says where in the body media
+    inputs stand: JSON Pointers (RFC 6901) to a text, or to a list of texts. `job_id` is a canonical UUID, new for each attempt
+    and stored before the job is handed to a server; synchronous adapters have no use for it.
     """
 
     run_id: str

@@ -187,7 +187,7 @@ def test_leases_are_renewed_while_the_work_goes_on(settings: Any) -> None:
     runs = lifecycle.claim_runs(provider_id=Run.objects.get().provider_id, limit=1)
     first = Run.objects.get().lease_expires_at
     assert first is not None
-    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, run_timeout=60)), adapter:
+    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, run_timeout=60, media_inputs={})), adapter:
         assert adapter.reached.wait(10)
 
         def is_renewed() -> bool:
@@ -203,7 +203,7 @@ def test_a_job_that_hangs_longer_than_the_set_may_take_loses_its_lease(settings:
     make_batch()
     adapter = PausingAdapter()
     runs = lifecycle.claim_runs(provider_id=Run.objects.get().provider_id, limit=1)
-    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, run_timeout=0.1)) as worker, adapter:
+    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, run_timeout=0.1, media_inputs={})) as worker, adapter:
         assert adapter.reached.wait(10)
         wait_until(lambda: lifecycle.return_expired().run_ids == {runs[0].id}, what="the lease to expire")
     assert worker.result == 0
@@ -225,7 +225,7 @@ def test_a_late_worker_leaves_neither_rows_nor_files() -> None:
     # `begin` already drops it; make it come later still.
     real, lifecycle.begin_runs = lifecycle.begin_runs, lambda *, runs: list(runs)
     try:
-        assert engine.execute_set(adapter=LateAdapter(), runs=runs, run_timeout=60) == 0
+        assert engine.execute_set(adapter=LateAdapter(), runs=runs, run_timeout=60, media_inputs={}) == 0
     finally:
         lifecycle.begin_runs = real
     assert Asset.objects.count() == 0

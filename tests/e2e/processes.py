@@ -95,10 +95,14 @@ class Stack:
         wait_until(self._answers, what="the web process to answer", deadline=START_DEADLINE)
         return process
 
-    def worker(self, *, queues: str = "dispatch,drive,callbacks,maintenance", **env: str) -> Process:
+    def worker(
+        self, queues: str = "dispatch,drive,callbacks,maintenance", pool: str = "prefork:2", **env: str
+    ) -> Process:
+        """`pool` is its kind and its size."""
+        kind, size = pool.split(":")
         process = self._start(
             "worker",
-            *("celery", "-A", "runflow", "worker", "-Q", queues, "-c", "2"),
+            *("celery", "-A", "runflow", "worker", "-Q", queues, "-P", kind, "-c", size),
             *("--loglevel", "INFO", "--without-gossip", "--without-mingle", "-n", f"w{len(self.processes)}@%h"),
             **env,
         )
