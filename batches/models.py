@@ -132,6 +132,9 @@ class Batch(models.Model):
     dispatch_provider_link = models.ForeignKey(
         ProviderLink, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False
     )
+    replay_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="replays", db_index=False)
+    cancel_requested_at = models.DateTimeField(null=True)
+    cancel_reason = models.TextField(null=True)
     request_id = models.CharField(max_length=128, default="")
     created_by = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
     created_at = models.DateTimeField()
@@ -159,6 +162,10 @@ class Batch(models.Model):
                 | Q(items_total=F("items_succeeded") + F("items_failed") + F("items_cancelled")),
             ),
             models.CheckConstraint(name="batch_cost_not_negative", condition=Q(cost__isnull=True) | Q(cost__gte=0)),
+        ]
+        # Most batches are no replay: an index of the whole column would grow with them for nothing.
+        indexes = [
+            models.Index(name="batch_replays", fields=["replay_of"], condition=Q(replay_of__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -209,11 +216,13 @@ class Run(models.Model):
     endpoint = models.ForeignKey(Endpoint, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
     provider_job_id = models.CharField(max_length=255, null=True)
     cancel_requested_at = models.DateTimeField(null=True)
+    cancel_reason = models.TextField(null=True)
     nodes_total = models.PositiveIntegerField(null=True)
     nodes_completed = models.PositiveIntegerField(null=True)
     failure_code = models.CharField(max_length=50, null=True)
     failure_message = models.TextField(null=True)
     failure_stage_code = models.CharField(max_length=20, choices=Stage.choices, null=True)
+    replay_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="replays", db_index=False)
     request_id = models.CharField(max_length=128, default="")
     created_by = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
     created_at = models.DateTimeField()
@@ -244,8 +253,9 @@ class Run(models.Model):
             ),
             models.CheckConstraint(name="run_cost_not_negative", condition=Q(cost__isnull=True) | Q(cost__gte=0)),
         ]
-        # Partial, each for one question of the engine, so that millions of finished rows cost it nothing.
+        # Partial, each for one question, so that millions of finished rows cost the engine nothing.
         indexes = [
+            models.Index(name="run_replays", fields=["replay_of"], condition=Q(replay_of__isnull=False)),
             # claim: whose turn is it, and what is their oldest?
             models.Index(
                 name="run_queued",
