@@ -190,7 +190,10 @@ class Connection(Protocol):
         ...
 
     def collect(self, jobs: Sequence[tuple[Placed, Done]]) -> list[Outcome]:
-        """Fetch the outputs; outcomes in the same order."""
+        """Fetch the outputs; outcomes in the same order.
+
+        Raises EndpointDown when the server does not answer: the work is done, and is fetched later.
+        """
         ...
 
     def cancel(self, jobs: Sequence[Placed]) -> None:
