@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 
 from assets.models import AssetType
 from assets.services import sign_url
+from batches.cancellation import cancel
 from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Run, RunStatus
 from batches.output import money
 from batches.services import redeliver_callbacks
@@ -56,7 +57,20 @@ class RunTrouble(QuestionFilter):
 class CallsBack(ReadOnlyAdmin[M]):
     """Batches and runs: what both have to do with callbacks. The rows themselves are not touched."""
 
-    actions = ["send_callback_again"]
+    actions = ["cancel", "send_callback_again"]
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("batches.change_batch")
+
+    @admin.action(description="Cancel: what waits ends, what runs is asked to stop", permissions=["cancel"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        rows = list(queryset)
+        ids = [row.pk for row in rows]
+        cancelled = cancel(
+            **{"batch_ids" if queryset.model is Batch else "run_ids": ids}, reason=f"By {request.user} in the admin."
+        )
+        log_changes(request, rows, "Canceled.")
+        self.message_user(request, f"Canceled {len(cancelled.ended)} run(s), asked {len(cancelled.asked)} to stop.")
 
     def has_send_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("callbacks.add_callbackdelivery")

@@ -26,8 +26,6 @@ from batches import endpoints, lifecycle
 from batches.endpoints import DRIVE_TASK
 from batches.engine import LeaseKeeper
 from batches.lifecycle import AcceptedRun, ClaimedRun, HeldRun
-from batches.models import RunStatus
-from batches.retry import Settlement
 from batches.work import MediaInputs, build_adapter, collect, render_jobs
 from models_registry.models import Endpoint, ProviderStatus
 from providers.base import (
@@ -71,13 +69,15 @@ _LEASE_MARGIN = 120.0
 
 @dataclass(slots=True)
 class _Job:
-    """A run at the server. `since` is the monotonic time of its claim."""
+    """A run at the server. `since` is the monotonic time of its claim, `until` when its time is over."""
 
     run: HeldRun
     job_id: str
     since: float
+    until: float
     is_unconfirmed: bool = False
     is_to_cancel: bool = False
+    has_run: bool = True
     look_at: float = 0.0  # monotonic
 
     def pause(self, now: float) -> float:
@@ -160,7 +160,8 @@ class Driver:
         """Raises _LeaseLost."""
         now = time.monotonic()
         for run in lifecycle.runs_at(endpoint_id=self.endpoint.pk):
-            self.jobs[run.job_id] = _Job(run, run.job_id, now - run.age, run.is_unconfirmed, run.is_to_cancel)
+            until = now + run.seconds
+            self.jobs[run.job_id] = _Job(run, run.job_id, now - run.age, until, run.is_unconfirmed, run.is_to_cancel)
         try:
             self.connection.check()
             endpoints.mark_up(endpoint_id=self.endpoint.pk, token=self.token)
@@ -214,7 +215,7 @@ class Driver:
         claimed = lifecycle.claim_runs(
             provider_id=self.provider.pk,
             limit=share,
-            lease=timedelta(seconds=self.provider.run_timeout + _LEASE_MARGIN),
+            lease=timedelta(seconds=_LEASE_MARGIN),
             endpoint_id=self.endpoint.pk,
         )
         if claimed:
@@ -234,10 +235,11 @@ class Driver:
             match answer:
                 case Accepted(job_id, nodes_total):
                     accepted.append(AcceptedRun(held, job_id, nodes_total))
-                    self.jobs[job_id] = _Job(held, job_id, now)
+                    self.jobs[job_id] = _Job(held, job_id, now, now + run.seconds)
                 case Unknown(message):
                     logger.warning("Run %s may be at %s: %s", run.id, self.endpoint.base_url, message)
-                    self.jobs[run.job_id or ""] = _Job(held, run.job_id or "", now, is_unconfirmed=True)
+                    job_id = run.job_id or ""
+                    self.jobs[job_id] = _Job(held, job_id, now, now + run.seconds, is_unconfirmed=True)
                 case _:
                     refused.append((held, answer))
         lifecycle.accept_runs(accepted=accepted)
@@ -259,6 +261,7 @@ class Driver:
             job = self.jobs[job_id]
             if isinstance(state, Waiting):
                 job.look_at = now + job.pause(now)
+                job.has_run = state.is_running
                 if job.is_unconfirmed and state.is_running:
                     job.is_unconfirmed = False
                     confirmed.append(AcceptedRun(job.run, job_id, None))
@@ -280,13 +283,13 @@ class Driver:
         ended, self._ended = self._ended, []
         for some in _chunks(ended, _MOST_COLLECTED):
             done = [(job, state) for job, state in some if isinstance(state, Done)]
-            outcomes: list[tuple[HeldRun, Outcome | Canceled]] = []
+            outcomes: list[tuple[HeldRun, Outcome]] = []
             collected = self.connection.collect([(job.placed(now), state) for job, state in done])
             outcomes += zip([job.run for job, _ in done], collected, strict=True)
             outcomes += [(job.run, self._outcome(job, state)) for job, state in some if not isinstance(state, Done)]
             self._settle(outcomes)
 
-    def _outcome(self, job: _Job, state: Seen) -> Outcome | Canceled:
+    def _outcome(self, job: _Job, state: Seen) -> Outcome:
         match state:
             case Canceled() | Gone() if job.is_to_cancel:
                 return Canceled()  # some servers leave no trace of what was taken out of their queue
@@ -298,16 +301,10 @@ class Driver:
                 return state
         raise TypeError(f"{state} is no end")
 
-    def _settle(self, outcomes: Sequence[tuple[HeldRun, Outcome | Canceled]]) -> None:
+    def _settle(self, outcomes: Sequence[tuple[HeldRun, Outcome]]) -> None:
         if not outcomes:
             return
-        judged = {run.id: outcome for run, outcome in outcomes if not isinstance(outcome, Canceled)}
-        settlements, assets = collect([run for run, _ in outcomes if run.id in judged], judged)
-        settlements += [
-            Settlement(run.id, run.attempt, RunStatus.CANCELED)
-            for run, outcome in outcomes
-            if isinstance(outcome, Canceled)
-        ]
+        settlements, assets = collect([run for run, _ in outcomes], {run.id: outcome for run, outcome in outcomes})
         settled = lifecycle.settle(settlements=settlements, assets=assets)
         discard_files(assets=[asset for run_id, asset in assets if run_id not in settled.run_ids])
         self.settled += len(settled.run_ids)
@@ -325,7 +322,7 @@ class Driver:
         self._fence()
         self._stop_at = now + _STOP_PAUSE
         asked = lifecycle.runs_to_cancel_at(endpoint_id=self.endpoint.pk)
-        overdue = [job for job in self.jobs.values() if now - job.since > self.provider.run_timeout]
+        overdue = [job for job in self.jobs.values() if now > job.until]
         for job in self.jobs.values():
             job.is_to_cancel = job.is_to_cancel or job.run.id in asked
         # Again each time, until it has ended: a request can get lost.
@@ -335,8 +332,9 @@ class Driver:
         self.connection.cancel([job.placed(now) for job in stopping])
         for job in overdue:
             del self.jobs[job.job_id]
-        message = f"The provider did not finish within {self.provider.run_timeout} s."
-        self._settle([(job.run, Rejected("PROVIDER_TIMEOUT", message)) for job in overdue])
+        late = Rejected("PROVIDER_TIMEOUT", "The provider did not finish in time.")
+        unbegun = Unavailable("PROVIDER_TIMEOUT", "The provider did not begin in time.")
+        self._settle([(job.run, late if job.has_run else unbegun) for job in overdue])
 
     # --- A server that is down ---
 

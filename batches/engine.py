@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import TracebackType
 from uuid import UUID
 
@@ -22,11 +21,13 @@ from batches.endpoints import ring_endpoints
 from batches.lifecycle import ClaimedRun
 from batches.work import MediaInputs, build_adapter, collect, render_jobs
 from models_registry.models import Provider, ProviderStatus
-from providers.base import AdapterConfigError, Outcome, SyncAdapter
+from providers.base import AdapterConfigError, Canceled, Outcome, Rejected, SyncAdapter
 from runflow.lib.doorbell import ring
 
 logger = logging.getLogger(__name__)
 
+# Seconds. How soon work that looks learns that it is to stop; a set that takes less costs no look.
+WATCH_INTERVAL = 1.0
 EXECUTE_TASK = "batches.execute"
 # A batch, or a sweep, wakes this many workers at most; a doorbell that finds nothing costs one short statement.
 MOST_DOORBELLS = 4
@@ -54,34 +55,59 @@ def execute(*, provider_id: UUID) -> int:
     settled = 0
     media_inputs: MediaInputs = {}
     while runs := lifecycle.claim_runs(provider_id=provider_id, limit=provider.claim_size):
-        settled += execute_set(adapter=adapter, runs=runs, run_timeout=provider.run_timeout, media_inputs=media_inputs)
+        settled += execute_set(adapter=adapter, runs=runs, media_inputs=media_inputs)
         if time.monotonic() >= until:
             ring(EXECUTE_TASK, str(provider_id))
             break
     return settled
 
 
-def execute_set(
-    *, adapter: SyncAdapter, runs: Sequence[ClaimedRun], run_timeout: float, media_inputs: MediaInputs
-) -> int:
+def execute_set(*, adapter: SyncAdapter, runs: Sequence[ClaimedRun], media_inputs: MediaInputs) -> int:
     """One claimed set from rendering to settlement. Returns how many of its runs were still ours in the end."""
-    with LeaseKeeper(
-        partial(lifecycle.renew_leases, runs=runs),
-        every=settings.RUN_LEASE_RENEWAL.total_seconds(),
-        # A job that hangs is given back by the sweep.
-        longest=run_timeout * len(runs),
-    ):
+    watch = Watch(runs)
+    # A job that hangs is given back by the sweep.
+    with LeaseKeeper(watch.look, every=WATCH_INTERVAL, longest=sum(run.seconds for run in runs)):
         outcomes: dict[UUID, Outcome] = {}
-        rejected, jobs = render_jobs(runs, media_inputs)
+        rejected, jobs = render_jobs(runs, media_inputs, watch.should_stop)
         outcomes |= rejected
         begun = {run.id for run in lifecycle.begin_runs(runs=[run for run in runs if run.id in jobs])}
         todo = [run for run in runs if run.id in begun]
         outcomes |= dict(zip((run.id for run in todo), adapter.perform([jobs[run.id] for run in todo]), strict=True))
+        outcomes = {run_id: watch.explain(run_id, outcome) for run_id, outcome in outcomes.items()}
         settlements, assets = collect([run for run in runs if run.id in outcomes], outcomes)
     settled = lifecycle.settle(settlements=settlements, assets=assets)
     # Those of an attempt that was no longer current: nobody will ever ask for them.
     discard_files(assets=[asset for run_id, asset in assets if run_id not in settled.run_ids])
     return len(settled.run_ids)
+
+
+class Watch:
+    """What the keeper of a set looks at: renews its leases in time, and learns which of its runs somebody wants stopped."""
+
+    def __init__(self, runs: Sequence[ClaimedRun]) -> None:
+        self._runs = runs
+        self._seconds = {run.id: run.seconds for run in runs}
+        self._until: dict[UUID, float] = {}  # monotonic, by run, once it has begun
+        self._asked: frozenset[UUID] = frozenset()
+        self._renew_at = time.monotonic() + settings.RUN_LEASE_RENEWAL.total_seconds()
+
+    def look(self) -> None:
+        """Called from the keeper's thread."""
+        self._asked = lifecycle.runs_to_cancel(runs=self._runs)
+        if time.monotonic() >= self._renew_at:
+            self._renew_at = time.monotonic() + settings.RUN_LEASE_RENEWAL.total_seconds()
+            lifecycle.renew_leases(runs=self._runs)
+
+    def should_stop(self, run_id: UUID) -> bool:
+        """Whether somebody wants this run stopped, or its time is over, which begins with the first call."""
+        now = time.monotonic()
+        return run_id in self._asked or now > self._until.setdefault(run_id, now + self._seconds[run_id])
+
+    def explain(self, run_id: UUID, outcome: Outcome) -> Outcome:
+        """A run that stopped without anybody having asked was out of time."""
+        if isinstance(outcome, Canceled) and run_id not in self._asked:
+            return Rejected("PROVIDER_TIMEOUT", "It was not done in time.")
+        return outcome
 
 
 class LeaseKeeper:
@@ -127,8 +153,10 @@ def ring_waiting_providers() -> int:
 
 
 def sweep() -> None:
-    """What beat calls every few seconds, safe to run twice at once: give back expired leases, ring where work waits."""
+    """What beat calls every few seconds, safe to run twice at once: end what is overdue, ring where work waits."""
     while len(lifecycle.return_expired().run_ids) == lifecycle.SWEEP_LIMIT:
+        pass
+    while len(lifecycle.fail_overdue().run_ids) == lifecycle.SWEEP_LIMIT:
         pass
     ring_waiting_providers()
     ring_endpoints()

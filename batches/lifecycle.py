@@ -50,6 +50,7 @@ class ClaimedRun(HeldRun):
     model_id: UUID
     resolved_template_id: UUID | None
     job_id: str | None
+    seconds: float  # that this attempt may take
     input: dict[str, Any]
 
 
@@ -115,12 +116,13 @@ class AcceptedRun:
 
 @dataclass(frozen=True, slots=True)
 class PlacedRun(HeldRun):
-    """A run that is, or may be, at a server. `age` in seconds since it was claimed."""
+    """A run that is, or may be, at a server. `age` in seconds since it was claimed; `seconds` that are left to it."""
 
     job_id: str
     is_unconfirmed: bool
     is_to_cancel: bool
     age: float
+    seconds: float
 
 
 def accept_runs(*, accepted: Sequence[AcceptedRun]) -> frozenset[UUID]:
@@ -153,6 +155,13 @@ def runs_to_cancel_at(*, endpoint_id: UUID) -> frozenset[UUID]:
         return frozenset(row[0] for row in cursor.fetchall())
 
 
+def runs_to_cancel(*, runs: Sequence[HeldRun]) -> frozenset[UUID]:
+    """Those of these runs, held without a server, that somebody asked to stop."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.TO_CANCEL_HELD, _held(runs))
+        return frozenset(row[0] for row in cursor.fetchall())
+
+
 def note_progress(*, nodes_completed: Mapping[HeldRun, int]) -> None:
     """Write down how far runs are."""
     if not nodes_completed:
@@ -182,17 +191,27 @@ def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, As
         ours = [asset for run_id, asset in assets if run_id in run_ids]
         if ours:
             save_assets(assets=ours)
-        completed = _settle_batches(cursor, moved)
-        announce(
-            batch_ids=[batch_id for batch_id, is_wanted in completed.items() if is_wanted],
-            run_ids=[run_id for run_id, _, status, _, is_wanted in moved if is_wanted and status != RunStatus.QUEUED],
-        )
-    return Settled(run_ids, tuple(completed))
+        return end_with_batches(cursor, moved)
 
 
-def _settle_batches(
-    cursor: Any, moved: Sequence[tuple[UUID, UUID | None, str, Decimal | None, bool]]
-) -> dict[UUID, bool]:
+# A run that was moved: id, batch, new status, cost, and whether it wants a callback of its own.
+Moved = tuple[UUID, UUID | None, str, Decimal | None, bool]
+
+
+def end_with_batches(cursor: Any, moved: Sequence[Moved]) -> Settled:
+    """The second half of every move to a terminal status: counters and costs of the batches, their end, and callbacks.
+
+    In the transaction that moved the runs and holds their locks.
+    """
+    completed = _settle_batches(cursor, moved)
+    announce(
+        batch_ids=[batch_id for batch_id, is_wanted in completed.items() if is_wanted],
+        run_ids=[run_id for run_id, _, status, _, is_wanted in moved if is_wanted and status != RunStatus.QUEUED],
+    )
+    return Settled(frozenset(row[0] for row in moved), tuple(completed))
+
+
+def _settle_batches(cursor: Any, moved: Sequence[Moved]) -> dict[UUID, bool]:
     """Returns the batches that ended, and whether each wants a callback."""
     tally: dict[UUID, dict[str, Any]] = defaultdict(lambda: dict.fromkeys(RunStatus.values, 0) | {"cost": Decimal(0)})
     for _, batch_id, status_code, cost, _ in moved:
@@ -232,6 +251,17 @@ def return_expired(*, limit: int = SWEEP_LIMIT) -> Settled:
     if settled.run_ids:
         logger.warning("Returned %d runs whose lease had expired", len(settled.run_ids))
     return settled
+
+
+def fail_overdue(*, limit: int = SWEEP_LIMIT) -> Settled:
+    """Fail what still waits in batches whose time is over (Model.batch_timeout)."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(sql.LOCK_OVERDUE, {"limit": limit})
+        ids = [row[0] for row in cursor.fetchall()]
+        if not ids:
+            return Settled(frozenset(), ())
+        cursor.execute(sql.FAIL_QUEUED, {"ids": ids, "message": "The batch's time was over before this run began."})
+        return end_with_batches(cursor, cursor.fetchall())
 
 
 def waiting_providers() -> list[UUID]:

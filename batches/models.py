@@ -166,6 +166,8 @@ class Batch(models.Model):
         # Most batches are no replay: an index of the whole column would grow with them for nothing.
         indexes = [
             models.Index(name="batch_replays", fields=["replay_of"], condition=Q(replay_of__isnull=False)),
+            # sweep: whose time is over?
+            models.Index(name="batch_open", fields=["created_at"], condition=Q(status_code__in=("queued", "running"))),
         ]
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batches.models import RunStatus
-from providers.base import Finished, Outcome, Rejected, Unavailable
+from providers.base import Canceled, Finished, Outcome, Rejected, Unavailable
 
 # Seconds before the second, third, … attempt: quick enough for a blip, and about ten minutes in all for a restart.
 DELAYS = (2.0, 10.0, 60.0, 300.0)
@@ -49,10 +49,13 @@ def judge(
     """The settlement of an outcome. `output` is what a Finished left in the store.
 
     Finished     succeeded
+    Canceled     canceled
     Rejected     failed at once: it would fail the same way again
     Unavailable  queued again after a delay; failed with ATTEMPTS_EXHAUSTED when no attempt is left
     """
     match outcome:
+        case Canceled():
+            return Settlement(run_id, attempt, RunStatus.CANCELED)
         case Finished():
             return Settlement(run_id, attempt, RunStatus.SUCCEEDED, output=json.dumps(output))
         case Rejected(code, message, stage_code):

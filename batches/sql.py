@@ -67,14 +67,27 @@ WITH RECURSIVE waiting AS (
 )
 UPDATE batches_run AS run
    SET status_code = 'dispatching', attempt = run.attempt + 1, dispatched_at = statement_timestamp(),
-       lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second',
+       -- At a server a driver keeps the lease on the server, and the run's own lasts as long as it may take.
+       lease_expires_at = statement_timestamp() + interval '1 second' * (%(lease)s + CASE
+           WHEN %(endpoint_id)s::uuid IS NULL THEN 0 ELSE (
+               SELECT COALESCE(model.run_timeout, provider.run_timeout)
+                 FROM models_registry_model AS model, models_registry_provider AS provider
+                WHERE model.id = run.model_id AND provider.id = run.provider_id) END),
        endpoint_id = %(endpoint_id)s::uuid,
        -- Stored before anything is sent, so that after a crash the server can be asked what became of it.
        provider_job_id = CASE WHEN %(endpoint_id)s::uuid IS NOT NULL THEN gen_random_uuid()::text END
   FROM taken
  WHERE run.id = taken.id
 RETURNING run.id, run.attempt, run.max_attempts, run.organization_id, run.batch_id, run.model_id, run.resolved_template_id,
-          run.provider_job_id, run.input
+          run.provider_job_id,
+          -- Seconds that this attempt may take: the model's or the provider's limit, or what is left of the batch's.
+          (SELECT LEAST(COALESCE(model.run_timeout, provider.run_timeout),
+                        extract(epoch FROM batch.created_at - statement_timestamp()) + model.batch_timeout)
+             FROM models_registry_model AS model
+             JOIN models_registry_provider AS provider ON provider.id = run.provider_id
+             LEFT JOIN batches_batch AS batch ON batch.id = run.batch_id
+            WHERE model.id = run.model_id)::float,
+          run.input
 """
 
 # Batches are always locked in id order, after the runs, so that no two workers wait for each other.
@@ -119,17 +132,30 @@ RETURNING run.id
 
 # Oldest first: servers work in order.
 AT_ENDPOINT = """
-SELECT id, attempt, max_attempts, organization_id, provider_job_id, status_code = 'dispatching',
-       cancel_requested_at IS NOT NULL,
-       extract(epoch FROM statement_timestamp() - dispatched_at)::float
-  FROM batches_run
- WHERE endpoint_id = %(endpoint_id)s AND status_code IN ('dispatching', 'running')
- ORDER BY dispatched_at, id
+SELECT run.id, run.attempt, run.max_attempts, run.organization_id, run.provider_job_id,
+       run.status_code = 'dispatching', run.cancel_requested_at IS NOT NULL,
+       extract(epoch FROM statement_timestamp() - run.dispatched_at)::float,
+       LEAST(COALESCE(model.run_timeout, provider.run_timeout)
+                 - extract(epoch FROM statement_timestamp() - run.dispatched_at),
+             model.batch_timeout - extract(epoch FROM statement_timestamp() - batch.created_at))::float
+  FROM batches_run AS run
+  JOIN models_registry_model AS model ON model.id = run.model_id
+  JOIN models_registry_provider AS provider ON provider.id = run.provider_id
+  LEFT JOIN batches_batch AS batch ON batch.id = run.batch_id
+ WHERE run.endpoint_id = %(endpoint_id)s AND run.status_code IN ('dispatching', 'running')
+ ORDER BY run.dispatched_at, run.id
 """
 
 TO_CANCEL = """
 SELECT id FROM batches_run
  WHERE endpoint_id = %(endpoint_id)s AND status_code IN ('dispatching', 'running') AND cancel_requested_at IS NOT NULL
+"""
+
+TO_CANCEL_HELD = """
+SELECT run.id FROM batches_run AS run
+  JOIN unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
+    ON run.id = held.id AND run.attempt = held.attempt
+ WHERE run.cancel_requested_at IS NOT NULL
 """
 
 PROGRESS = """
@@ -236,10 +262,18 @@ UPDATE batches_run AS run
        due_at = CASE WHEN told.status_code = 'queued'
                 THEN statement_timestamp() + told.delay * interval '1 second' ELSE run.due_at END,
        completed_at = CASE WHEN told.status_code <> 'queued' THEN statement_timestamp() END
-  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[], %(status_codes)s::text[], %(outputs)s::text[],
-              %(failure_codes)s::text[], %(failure_messages)s::text[], %(failure_stage_codes)s::text[],
-              %(delays)s::float[])
-       AS told (id, attempt, status_code, output, failure_code, failure_message, failure_stage_code, delay)
+  FROM (
+    -- No other attempt of what somebody wants stopped.
+    SELECT given.id, given.attempt, given.output, given.failure_code, given.failure_message, given.failure_stage_code,
+           given.delay,
+           CASE WHEN given.status_code = 'queued' AND held.cancel_requested_at IS NOT NULL THEN 'canceled'
+                ELSE given.status_code END AS status_code
+      FROM unnest(%(ids)s::uuid[], %(attempts)s::int[], %(status_codes)s::text[], %(outputs)s::text[],
+                  %(failure_codes)s::text[], %(failure_messages)s::text[], %(failure_stage_codes)s::text[],
+                  %(delays)s::float[])
+           AS given (id, attempt, status_code, output, failure_code, failure_message, failure_stage_code, delay)
+      JOIN batches_run AS held ON held.id = given.id
+  ) AS told
  WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code IN ('dispatching', 'running')
 RETURNING run.id, run.batch_id, run.status_code, run.cost, run.callback_url IS NOT NULL
 """
@@ -272,6 +306,55 @@ UPDATE batches_batch AS batch
   FROM told
  WHERE batch.id = told.id
 RETURNING batch.id, batch.completed_at IS NOT NULL, batch.callback_url IS NOT NULL
+"""
+
+# --- Cancelling -------------------------------------------------------------------------------------------------------
+
+# Locked first, in id order, like every set of runs.
+LOCK_OPEN = """
+SELECT id FROM batches_run
+ WHERE (batch_id = ANY(%(batch_ids)s) OR id = ANY(%(run_ids)s)) AND status_code IN ('queued', 'dispatching', 'running')
+ ORDER BY id FOR NO KEY UPDATE
+"""
+
+CANCEL_QUEUED = """
+UPDATE batches_run
+   SET status_code = 'canceled', completed_at = statement_timestamp(),
+       cancel_requested_at = statement_timestamp(), cancel_reason = %(reason)s
+ WHERE id = ANY(%(ids)s) AND status_code = 'queued'
+RETURNING id, batch_id, status_code, cost, callback_url IS NOT NULL
+"""
+
+# Who works on it sees this, and says what became of it.
+ASK_TO_STOP = """
+UPDATE batches_run SET cancel_requested_at = statement_timestamp(), cancel_reason = %(reason)s
+ WHERE id = ANY(%(ids)s) AND status_code IN ('dispatching', 'running') AND cancel_requested_at IS NULL
+RETURNING id, endpoint_id
+"""
+
+NOTE_CANCEL = """
+UPDATE batches_batch SET cancel_requested_at = statement_timestamp(), cancel_reason = %(reason)s
+ WHERE id = ANY(%(batch_ids)s) AND cancel_requested_at IS NULL
+"""
+
+# --- Batches whose time is over -----------------------------------------------------------------------------------------
+
+LOCK_OVERDUE = """
+SELECT run.id FROM batches_batch AS batch
+  JOIN models_registry_model AS model ON model.id = batch.model_id AND model.batch_timeout IS NOT NULL
+  JOIN batches_run AS run ON run.batch_id = batch.id AND run.status_code = 'queued'
+ WHERE batch.status_code IN ('queued', 'running')
+   AND batch.created_at < statement_timestamp() - model.batch_timeout * interval '1 second'
+ ORDER BY run.id LIMIT %(limit)s FOR NO KEY UPDATE OF run SKIP LOCKED
+"""
+
+# Those at work are stopped by who works on them.
+FAIL_QUEUED = """
+UPDATE batches_run
+   SET status_code = 'failed', completed_at = statement_timestamp(), failure_code = 'PROVIDER_TIMEOUT',
+       failure_message = %(message)s, failure_stage_code = 'dispatch'
+ WHERE id = ANY(%(ids)s) AND status_code = 'queued'
+RETURNING id, batch_id, status_code, cost, callback_url IS NOT NULL
 """
 
 # --- Sweeping ---------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from providers.base import (
     Rejected,
     SyncAdapter,
     Unavailable,
+    never,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ def build_adapter(provider: Provider) -> SyncAdapter | AsyncAdapter:
     return adapter
 
 
-def render_jobs(runs: Sequence[ClaimedRun], media_inputs: MediaInputs) -> tuple[dict[UUID, Rejected], dict[UUID, Job]]:
+def render_jobs(
+    runs: Sequence[ClaimedRun], media_inputs: MediaInputs, should_stop: Callable[[UUID], bool] | None = None
+) -> tuple[dict[UUID, Rejected], dict[UUID, Job]]:
     """Put the inputs into the templates. Returns, by run id, what cannot be done and the jobs of the rest.
 
     `media_inputs` is filled in; who calls this again and again keeps it for the length of a time slice.
@@ -85,6 +88,7 @@ def render_jobs(runs: Sequence[ClaimedRun], media_inputs: MediaInputs) -> tuple[
             fetch=fetcher_for(run.organization_id),
             media=tuple(target for name, target in targets if name in names and run.input.get(name) is not None),
             job_id=run.job_id or "",
+            should_stop=partial(should_stop, run.id) if should_stop else never,
         )
     return outcomes, jobs
 

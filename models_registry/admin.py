@@ -73,7 +73,10 @@ def add_faults(form: forms.BaseForm, faults: list[Fault]) -> None:
 class CatalogueForm(ModelForm[Model]):
     class Meta:
         model = Model
-        fields = ["owner", "slug", "name", "description", "organization", "is_public", "status_code", "price"]
+        fields = [
+            *("owner", "slug", "name", "description", "organization", "is_public", "status_code", "price"),
+            *("run_timeout", "batch_timeout"),
+        ]
         widgets = {"description": forms.Textarea(attrs={"rows": 3, "cols": 80})}
 
     def clean(self) -> dict[str, Any]:
@@ -270,7 +273,7 @@ class CatalogueAdmin(NoDeletionAdmin[Model]):
     autocomplete_fields = ["organization"]
     fieldsets = [
         (None, {"fields": [("owner", "slug"), "name", "description"]}),
-        ("Use", {"fields": [("status_code", "price"), ("is_public", "organization")]}),
+        ("Use", {"fields": [("status_code", "price"), ("is_public", "organization"), ("run_timeout", "batch_timeout")]}),
         ("History", {"fields": [("version", "created", "updated")]}),
     ]
     readonly_fields = ["version", "created", "updated"]

@@ -198,6 +198,7 @@ def _read_provider(data: Any, path: str, known_adapters: Collection[str], faults
 def _read_model(data: Any, path: str, faults: list[Fault]) -> ModelSpec:
     known = (
         *("owner", "slug", "name", "description", "price", "is_public", "status_code", "organization"),
+        *("run_timeout", "batch_timeout"),
         *("inputs", "outputs", "links"),
     )
     section = Section(data, path, known, faults)
@@ -214,6 +215,8 @@ def _read_model(data: Any, path: str, faults: list[Fault]) -> ModelSpec:
             name=section.text("name", 255, is_required=True),
             description=section.text("description"),
             price=_read_price(section),
+            run_timeout=section.integer("run_timeout", 1),
+            batch_timeout=section.integer("batch_timeout", 1),
             is_public=section.flag("is_public"),
             status_code=section.choice("status_code", ModelStatus.values),
         ),

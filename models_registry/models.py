@@ -81,6 +81,18 @@ class Model(models.Model):
         validators=[MinValueValidator(Decimal(0))],
         help_text="USD for one succeeded run.",
     )
+    run_timeout = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds from the start of an attempt; empty: the provider's.",
+    )
+    batch_timeout = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Seconds from the creation of a batch; what is not done then fails. Empty: no limit.",
+    )
     version = models.PositiveIntegerField(default=1, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

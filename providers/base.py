@@ -34,6 +34,10 @@ class FetchError(Exception):
         self.is_retryable = is_retryable
 
 
+def never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One attempt of one run, ready for a provider.
@@ -41,7 +45,8 @@ class Job:
     `body` is the template with the inputs put at their bindings. `fetch` turns a media input (an http(s) URL, a `data:` URI,
     `runflow://assets/{id}`) into bytes, or raises FetchError; any thread may call it. `media` says where in the body media
     inputs stand: JSON Pointers (RFC 6901) to a text, or to a list of texts. `job_id` is a canonical UUID, new for each attempt
-    and stored before the job is handed to a server; synchronous adapters have no use for it.
+    and stored before the job is handed to a server; synchronous adapters have no use for it. `should_stop` is for those:
+    whether somebody asked for an end meanwhile, or its time is over. Its first call begins that time.
     """
 
     run_id: str
@@ -50,6 +55,7 @@ class Job:
     fetch: Callable[[str], Media]
     media: tuple[str, ...] = ()
     job_id: str = ""
+    should_stop: Callable[[], bool] = never
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +98,18 @@ class Unavailable:
     retry_after: float | None = None
 
 
-Outcome = Finished | Rejected | Unavailable
+@dataclass(frozen=True, slots=True)
+class Canceled:
+    """It was stopped before it was done."""
+
+
+Outcome = Finished | Rejected | Unavailable | Canceled
 
 
 class SyncAdapter(Protocol):
     """An adapter whose work is over when the call returns."""
 
-    def perform(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def perform(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
         """Do the jobs; outcomes in the same order. Never raises for anything a job contains."""
         ...
 
@@ -144,11 +155,6 @@ class Done:
     """The server has done the work; `outputs` says where they are, in words that only the adapter knows."""
 
     outputs: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Canceled:
-    """The server stopped it because somebody asked."""
 
 
 @dataclass(frozen=True, slots=True)

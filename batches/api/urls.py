@@ -9,6 +9,8 @@ urlpatterns = [
     path("batches/<str:batch_id>", views.BatchView.as_view(), name="batch"),
     path("batches/<str:batch_id>/items", views.BatchItemsView.as_view(), name="batch-items"),
     path("batches/<str:batch_id>/items/<str:item_id>", views.BatchItemView.as_view(), name="batch-item"),
+    path("batches/<str:batch_id>/cancellation", views.BatchCancellationView.as_view(), name="batch-cancellation"),
+    path("runs/<str:run_id>/cancellation", views.RunCancellationView.as_view(), name="run-cancellation"),
     path("batches/<str:batch_id>/callback", views.BatchCallbackView.as_view(), name="batch-callback"),
     path(
         "batches/<str:batch_id>/callback-redeliveries",

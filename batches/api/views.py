@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
 from batches.api.serializers import batch_body, batch_created_body, item_body, run_body
+from batches.cancellation import cancel, check_cancellation
 from batches.models import Batch, BatchItem, Run
 from batches.output import money
 from batches.services import check_batch_request, create_batch, estimate_cost, redeliver_callback
@@ -116,6 +117,30 @@ class RunView(ApiView):
         return Response(run_body(_run_or_404(request, run_id)))
 
 
+class BatchCancellationView(ApiView):
+    """`POST /v1/batches/{batch_id}/cancellation`"""
+
+    scopes = {"POST": Scope.RUNS_EXECUTE}
+
+    def post(self, request: Request, batch_id: str) -> Response:
+        batch = _batch_or_404(request, batch_id)
+        cancelled = cancel(batch_ids=[batch.pk], reason=check_cancellation(_optional_body(request)))
+        row = Batch.objects.with_item_rows().get(pk=batch.pk)
+        return Response(batch_body(row, row.item_rows), status=201 if cancelled.has_effect else 200)
+
+
+class RunCancellationView(ApiView):
+    """`POST /v1/runs/{run_id}/cancellation`"""
+
+    scopes = {"POST": Scope.RUNS_EXECUTE}
+
+    def post(self, request: Request, run_id: str) -> Response:
+        run = _run_or_404(request, run_id)
+        cancelled = cancel(run_ids=[run.pk], reason=check_cancellation(_optional_body(request)))
+        run.refresh_from_db()
+        return Response(run_body(run), status=201 if cancelled.has_effect else 200)
+
+
 class BatchCallbackView(ApiView):
     """`GET /v1/batches/{batch_id}/callback`"""
 
@@ -156,6 +181,11 @@ class RunCallbackRedeliveriesView(ApiView):
     def post(self, request: Request, run_id: str) -> Response:
         delivery_id = redeliver_callback(subject=_run_or_404(request, run_id))
         return Response(delivery_body(CallbackDelivery.objects.get(pk=delivery_id)), status=201)
+
+
+def _optional_body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request whose body may be left out."""
+    return {} if request.stream is None else json_object(request)
 
 
 def _run_or_404(request: Request, run_id: str) -> Run:

@@ -12,6 +12,7 @@ from typing import Any
 from providers.base import (
     AdapterConfigError,
     Artifact,
+    Canceled,
     FetchError,
     Finished,
     Job,
@@ -25,6 +26,7 @@ from providers.local.functions import (
     Context,
     LocalFunction,
     Refused,
+    Stopped,
     TryLater,
     functions_in,
 )
@@ -43,9 +45,8 @@ class LocalAdapter:
     """Runs Python functions in this process, one job after the other.
 
     One after the other because the functions are bound by CPU: more of them at once is a matter of worker
-    processes. `run_timeout` is not enforced here, a thread of Python cannot be stopped from outside; the
-    functions bound their own work instead (pixels, items), and the lease of a run decides about a worker
-    that never comes back.
+    processes. A thread of Python cannot be stopped from outside: a function looks itself whether its time is over
+    (`Context.stop_if_asked`), and the lease of a run decides about a worker that never comes back.
     """
 
     def __init__(self, config: ProviderConfig) -> None:
@@ -62,6 +63,7 @@ class LocalAdapter:
     def _perform_one(self, job: Job) -> Outcome:
         """Call the job's function and translate what it returns or raises into an outcome.
 
+        asked to stop      Canceled, before it began or when the function looked
         a result           Finished
         bad body           Rejected TEMPLATE_INVALID (dispatch)
         FetchError         Rejected or Unavailable INPUT_FETCH_FAILED (preprocess), as the error says
@@ -70,11 +72,15 @@ class LocalAdapter:
         OSError, no memory Unavailable PROVIDER_UNAVAILABLE
         any other          Rejected EXECUTION_FAILED, in general words
         """
-        context = Context(run_id=job.run_id, attempt=job.attempt, fetch=job.fetch)
+        if job.should_stop():
+            return Canceled()
+        context = Context(run_id=job.run_id, attempt=job.attempt, fetch=job.fetch, should_stop=job.should_stop)
         started = time.perf_counter()
         try:
             function, arguments = self._resolve(job.body, context)
             artifacts = _artifacts(function(context, **arguments))
+        except Stopped:
+            return Canceled()
         except _TemplateError as fault:
             return Rejected("TEMPLATE_INVALID", str(fault), "dispatch")
         except FetchError as fault:

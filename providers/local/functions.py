@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
-from providers.base import Artifact, Media
+from providers.base import Artifact, Media, never
 
 # What the `local` adapter offers without any configuration.
 LOCAL_FUNCTION_MODULES = ("providers.local.images",)
@@ -19,12 +19,22 @@ class Context:
     """What a function gets beside its arguments.
 
     `fetch` turns a media input into bytes, or raises FetchError (let it through: it becomes
-    INPUT_FETCH_FAILED).
+    INPUT_FETCH_FAILED). A function that takes seconds calls `stop_if_asked` now and then.
     """
 
     run_id: str
     attempt: int
     fetch: Callable[[str], Media]
+    should_stop: Callable[[], bool] = never
+
+    def stop_if_asked(self) -> None:
+        """Raises Stopped when somebody canceled the run, or its time is over; let it through."""
+        if self.should_stop():
+            raise Stopped
+
+
+class Stopped(Exception):
+    """The run is to end here."""
 
 
 class Refused(Exception):

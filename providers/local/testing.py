@@ -45,8 +45,8 @@ def fail(context: Context, *, mode: str = "permanent", until_attempt: int | None
 
 
 @local_function("hold")
-def hold(_context: Context, *, path: str, seconds: float = LONGEST_HOLD) -> tuple[Artifact, ...]:
-    """Wait until `path` exists, at most `seconds` (60 at most), then succeed. Creates nothing.
+def hold(context: Context, *, path: str, seconds: float = LONGEST_HOLD) -> tuple[Artifact, ...]:
+    """Wait until `path` exists, at most `seconds` (60 at most), then succeed. Creates nothing. Stops when asked.
 
     A fault test takes its time with a worker that is surely inside a job, and lets it go by creating the
     file.
@@ -54,5 +54,6 @@ def hold(_context: Context, *, path: str, seconds: float = LONGEST_HOLD) -> tupl
     released = Path(path)
     deadline = time.monotonic() + min(seconds, LONGEST_HOLD)
     while not released.exists() and time.monotonic() < deadline:
+        context.stop_if_asked()
         time.sleep(POLL_INTERVAL)
     return ()

@@ -256,7 +256,7 @@ def test_a_run_over_its_time_is_stopped_and_fails(settings: Any) -> None:
     driver.drive(endpoint_id=endpoint.pk)
     old.refresh_from_db()
     assert (old.status_code, old.failure_code) == ("failed", "PROVIDER_TIMEOUT")
-    assert old.failure_message == "The provider did not finish within 60 s."
+    assert old.failure_message == "The provider did not finish in time."
     assert server.canceled == [old.provider_job_id]
     young.refresh_from_db()
     assert young.status_code == "running"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from kombu.exceptions import OperationalError
 from assets.models import Asset
 from batches import engine, lifecycle, tasks
 from batches.models import Batch, Run
+from batches.work import build_adapter
 from models_registry.models import ProviderStatus, Template
 from providers.base import Finished, Job, Outcome
 from tests.conftest import Rung
@@ -180,14 +182,15 @@ class PausingAdapter:
         self.go.set()
 
 
-def test_leases_are_renewed_while_the_work_goes_on(settings: Any) -> None:
+def test_leases_are_renewed_while_the_work_goes_on(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.RUN_LEASE, settings.RUN_LEASE_RENEWAL = timedelta(seconds=30), timedelta(milliseconds=20)
+    monkeypatch.setattr(engine, "WATCH_INTERVAL", 0.02)
     make_batch()
     adapter = PausingAdapter()
     runs = lifecycle.claim_runs(provider_id=Run.objects.get().provider_id, limit=1)
     first = Run.objects.get().lease_expires_at
     assert first is not None
-    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, run_timeout=60, media_inputs={})), adapter:
+    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, media_inputs={})), adapter:
         assert adapter.reached.wait(10)
 
         def is_renewed() -> bool:
@@ -198,12 +201,19 @@ def test_leases_are_renewed_while_the_work_goes_on(settings: Any) -> None:
     assert Run.objects.get().status_code == "succeeded"
 
 
-def test_a_job_that_hangs_longer_than_the_set_may_take_loses_its_lease(settings: Any) -> None:
+def test_a_job_that_hangs_longer_than_the_set_may_take_loses_its_lease(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.RUN_LEASE, settings.RUN_LEASE_RENEWAL = timedelta(milliseconds=200), timedelta(milliseconds=20)
+    monkeypatch.setattr(engine, "WATCH_INTERVAL", 0.02)
     make_batch()
     adapter = PausingAdapter()
-    runs = lifecycle.claim_runs(provider_id=Run.objects.get().provider_id, limit=1)
-    with InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, run_timeout=0.1, media_inputs={})) as worker, adapter:
+    (run,) = lifecycle.claim_runs(provider_id=Run.objects.get().provider_id, limit=1)
+    runs = [replace(run, seconds=0.1)]
+    with (
+        InThread(lambda: engine.execute_set(adapter=adapter, runs=runs, media_inputs={})) as worker,
+        adapter,
+    ):
         assert adapter.reached.wait(10)
         wait_until(lambda: lifecycle.return_expired().run_ids == {runs[0].id}, what="the lease to expire")
     assert worker.result == 0
@@ -219,13 +229,14 @@ def test_a_late_worker_leaves_neither_rows_nor_files() -> None:
     before = _stored_files()
 
     class LateAdapter:
-        def perform(self, jobs: Any) -> list[Outcome]:
-            return engine.build_adapter(provider).perform(jobs)
+        def perform(self, jobs: Any) -> Any:
+            adapter: Any = build_adapter(provider)
+            return adapter.perform(jobs)
 
     # `begin` already drops it; make it come later still.
     real, lifecycle.begin_runs = lifecycle.begin_runs, lambda *, runs: list(runs)
     try:
-        assert engine.execute_set(adapter=LateAdapter(), runs=runs, run_timeout=60, media_inputs={}) == 0
+        assert engine.execute_set(adapter=LateAdapter(), runs=runs, media_inputs={}) == 0
     finally:
         lifecycle.begin_runs = real
     assert Asset.objects.count() == 0
