@@ -16,6 +16,8 @@ EDITOR_FORMAT = (
 )
 # What a prefix says is replaced by the adapter, so that no two attempts share a file.
 FILENAME_PREFIX = "filename_prefix"
+# Its files are temporary, and left out of a run's outputs.
+PREVIEW = "PreviewImage"
 
 
 class WorkflowError(ValueError):
@@ -140,5 +142,8 @@ def check_server(workflow: Workflow, info: ObjectInfo) -> None:
                 for class_type in missing
             )
         )
-    if not any(info[class_type].is_output for class_type in workflow.class_types()):
+    outputs = {class_type for class_type in workflow.class_types() if info[class_type].is_output}
+    if not outputs:
         raise WorkflowError("has no output node: add one that saves something, like SaveImage")
+    if outputs == {PREVIEW}:
+        raise WorkflowError(f"only has previews, which are not kept: put SaveImage in the place of {PREVIEW}")

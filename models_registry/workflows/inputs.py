@@ -98,8 +98,8 @@ def propose_inputs(workflow: Workflow, info: ObjectInfo | None) -> list[Proposed
         and (values := values_of(node, name, _info(info, node, name)))
     ]
     fields.sort(key=_rank)
-    return _build([(name, [Target(field.node, field.name)])
-                   for name, field in zip(name_fields(fields), fields, strict=True)], info)  # fmt: skip
+    named = zip(name_fields(fields), fields, strict=True)
+    return _build([(name, [Target(field.node, field.name)]) for name, field in named], info)
 
 
 def choose_inputs(workflow: Workflow, info: ObjectInfo | None, choices: Sequence[Choice]) -> list[ProposedInput]:
@@ -130,6 +130,15 @@ def left_over(workflow: Workflow, inputs: Sequence[ProposedInput]) -> list[Targe
     taken = {str(target) for one in inputs for target in one.targets}
     everything = [Target(node, name) for node in workflow.nodes.values() for name in node.values()]
     return [target for target in everything if str(target) not in taken and _is_free(target.name)]
+
+
+def unlisted(targets: Sequence[Target], info: ObjectInfo) -> list[Target]:
+    """Those whose value is none of the server's choices: mostly model files that it does not have.
+
+    No reason to refuse: some nodes take more than they list.
+    """
+    known = [(target, _info(info, target.node, target.name)) for target in targets]
+    return [target for target, field in known if field and field.choices and target.value not in field.choices]
 
 
 def _is_free(name: str) -> bool:

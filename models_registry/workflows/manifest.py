@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from models_registry.workflows.inputs import ProposedInput
 ADAPTER_CODE = "comfyui"
 # One runs, one waits: the server is never idle, and little is lost when it restarts.
 MAX_IN_FLIGHT = 2
+# Line breaks that PyYAML reads back as others, unless they are escaped.
+_OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 _SAMPLES = {
     VariableType.IMAGE: "https://example.com/picture.png",
     VariableType.VIDEO: "https://example.com/clip.mp4",
@@ -92,12 +95,13 @@ def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
 
 
 def _represent_dict(dumper: _Dumper, data: dict[Any, Any]) -> yaml.Node:
-    is_binding = data.keys() == {"input", "target"}
-    return dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=is_binding or not data)
+    is_short = data.keys() == {"input", "target"} or data.keys() <= {"min", "max", "step"}
+    return dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=is_short)
 
 
 def _represent_text(dumper: _Dumper, data: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+    style = '"' if _OTHER_BREAKS.search(data) else "|" if "\n" in data else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 _Dumper.add_representer(list, _represent_list)
