@@ -1,11 +1,10 @@
-"""Verbs on batches: checking a request, creating what it asks for."""
+"""Verbs on batches and single runs: checking a request, creating what it asks for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -19,9 +18,9 @@ from batches import events, sql
 from batches.engine import EXECUTE_TASK, MOST_DOORBELLS
 from batches.models import Batch, BatchStatus, Run, RunStatus, Source
 from callbacks.lifecycle import create_deliveries
-from models_registry.catalogue import Target
+from models_registry.catalogue import BatchTarget, Target
 from models_registry.faults import json_fault
-from models_registry.validation import ItemInput, validate_items
+from models_registry.validation import ItemInput, client_ref_fault, validate_input, validate_items
 from runflow.lib import errors, outbound
 from runflow.lib.doorbell import ring_after_commit
 from runflow.lib.errors import ErrorItem
@@ -43,6 +42,24 @@ class BatchRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The same for a single run."""
+
+    values: dict[str, Any]
+    client_ref: str | None
+    metadata: dict[str, Any] | None
+    callback_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """What a replay does again: a batch, and of each of the new items in order the old run."""
+
+    batch_id: UUID
+    run_ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
 class ItemHandle:
     """One item of a batch as polling clients see it (contract.md section 3.1)."""
 
@@ -59,9 +76,8 @@ def check_batch_request(*, target: Target, body: Mapping[str, Any]) -> BatchRequ
     Raises ValidationFailed with all faults of all items at once.
     """
     own = unknown_members(body, known=("input", "metadata", "callback_url"))
-    metadata, callback_url, items = body.get("metadata"), body.get("callback_url"), body.get("input")
-    own += _metadata_faults(metadata)
-    own += _callback_url_faults(callback_url)
+    own += envelope_faults(body)
+    items = body.get("input")
     valid: list[ItemInput] = []
     item_errors: list[ErrorItem] = []
     if items is None:
@@ -76,22 +92,45 @@ def check_batch_request(*, target: Target, body: Mapping[str, Any]) -> BatchRequ
         valid, item_errors = validate_items(target.serializer_class, items)
     if own or item_errors:
         raise errors.ValidationFailed(errors=cap_errors(own, item_errors))
-    return BatchRequest(items=valid, metadata=metadata, callback_url=callback_url)
+    return BatchRequest(items=valid, metadata=body.get("metadata"), callback_url=body.get("callback_url"))
 
 
-def estimate_cost(*, target: Target, items: Sequence[ItemInput]) -> Decimal:
-    """USD if every item succeeds."""
-    return target.model.price * len(items)
+def check_run_request(*, target: Target, body: Mapping[str, Any]) -> RunRequest:
+    """Check the body of a request for a single run (contract.md section 4). Raises ValidationFailed with all faults at once."""
+    own = unknown_members(body, known=("input", "client_ref", "metadata", "callback_url"))
+    own += envelope_faults(body)
+    if fault := client_ref_fault(body.get("client_ref")):
+        own.append(body_fault(fault[1], fault[0], "client_ref"))
+    values: dict[str, Any] | None = None
+    input_errors: list[ErrorItem] = []
+    if body.get("input") is None:
+        own.append(body_fault("missing", "Give the model's inputs.", "input"))
+    else:
+        values, input_errors = validate_input(target.serializer_class, body["input"])
+    if own or values is None:
+        raise errors.ValidationFailed(errors=cap_errors(own, input_errors))
+    return RunRequest(
+        values=values,
+        client_ref=body.get("client_ref"),
+        metadata=body.get("metadata"),
+        callback_url=body.get("callback_url"),
+    )
+
+
+def estimate_cost(*, target: Target, items: int) -> Decimal:
+    """USD if all of so many succeed."""
+    return target.model.price * items
 
 
 def create_batch(
     *,
     organization: Organization,
-    target: Target,
+    target: BatchTarget,
     request: BatchRequest,
     source_code: Source = Source.API,
     request_id: str = "",
     created_by: ApiKey | None = None,
+    repeats: Repeated | None = None,
 ) -> tuple[Batch, list[ItemHandle]]:
     """Store the batch, its runs and its items, three statements whatever their number; ring once that is committed.
 
@@ -108,6 +147,7 @@ def create_batch(
         callback_url=request.callback_url,
         resolved_template=target.template,
         dispatch_provider_link=target.link,
+        replay_of_id=repeats.batch_id if repeats else None,
         request_id=request_id,
         created_by=created_by,
         created_at=now,
@@ -118,11 +158,47 @@ def create_batch(
     ]
     with transaction.atomic(savepoint=False):
         batch.save(force_insert=True)
-        _insert_runs_and_items(batch, target, request.items, handles, now)
+        _insert_runs_and_items(batch, target, request.items, handles, repeats.run_ids if repeats else ())
         # Enough workers for the batch at once; each goes on until nothing is left.
         claims = -(-len(handles) // target.link.provider.claim_size)
         ring_after_commit(EXECUTE_TASK, str(target.link.provider_id), times=min(claims, MOST_DOORBELLS))
     return batch, handles
+
+
+def create_run(
+    *,
+    organization: Organization,
+    target: Target,
+    request: RunRequest,
+    source_code: Source = Source.API,
+    request_id: str = "",
+    created_by: ApiKey | None = None,
+    repeats: UUID | None = None,
+) -> Run:
+    """Store a single run, one statement; ring once that is committed. `repeats`: the run that this one replays."""
+    now = timezone.now()
+    run = Run(
+        organization=organization,
+        model=target.model,
+        provider_id=target.link.provider_id,
+        resolved_template_id=target.link.template_id,
+        dispatch_provider_link=target.link,
+        source_code=source_code,
+        input=request.values,
+        price=target.model.price,
+        client_ref=request.client_ref,
+        metadata=request.metadata,
+        callback_url=request.callback_url,
+        max_attempts=settings.RUN_MAX_ATTEMPTS,
+        replay_of_id=repeats,
+        request_id=request_id,
+        created_by=created_by,
+        created_at=now,
+        due_at=now,
+    )
+    run.save(force_insert=True)
+    ring_after_commit(EXECUTE_TASK, str(target.link.provider_id))
+    return run
 
 
 def redeliver_callbacks(*, batch_ids: Collection[UUID] = (), run_ids: Collection[UUID] = ()) -> dict[UUID, UUID]:
@@ -136,23 +212,28 @@ def redeliver_callbacks(*, batch_ids: Collection[UUID] = (), run_ids: Collection
 def redeliver_callback(*, subject: Batch | Run) -> UUID:
     """The same for one. Returns the delivery's id. Raises ValidationFailed with type `conflict` (contract.md section 3.3)."""
     if subject.callback_url is None:
-        raise _conflict(subject, "It has no callback_url.")
+        raise conflict(subject, "It has no callback_url.")
     if subject.completed_at is None:
-        raise _conflict(subject, "It has not ended; its callback is sent when it does.")
+        raise conflict(subject, "It has not ended; its callback is sent when it does.")
     ids = {"batch_ids" if isinstance(subject, Batch) else "run_ids": [subject.pk]}
     delivery_id = redeliver_callbacks(**ids).get(subject.pk)
     if delivery_id is None:  # said by the unique index, so that of two at once one is refused
-        raise _conflict(subject, "A callback is in flight already; see its delivery.")
+        raise conflict(subject, "A callback is in flight already; see its delivery.")
     return delivery_id
 
 
-def _conflict(subject: Batch | Run, msg: str) -> errors.ValidationFailed:
+def conflict(subject: Batch | Run, msg: str) -> errors.ValidationFailed:
+    """The refusal of what a batch or a run does not allow in its present state."""
     name = "batch_id" if isinstance(subject, Batch) else "run_id"
     return errors.ValidationFailed(msg, errors=[{"loc": ["path", name], "msg": msg, "type": "conflict"}])
 
 
 def _insert_runs_and_items(
-    batch: Batch, target: Target, items: Sequence[ItemInput], handles: Sequence[ItemHandle], now: datetime
+    batch: Batch,
+    target: BatchTarget,
+    items: Sequence[ItemInput],
+    handles: Sequence[ItemHandle],
+    repeated_run_ids: Sequence[UUID],
 ) -> None:
     client_refs = [handle.client_ref for handle in handles]
     run_ids = [handle.run_id for handle in handles]
@@ -163,6 +244,7 @@ def _insert_runs_and_items(
                 "ids": run_ids,
                 "inputs": [json.dumps(item.values) for item in items],
                 "client_refs": client_refs,
+                "replay_of_ids": list(repeated_run_ids),
                 "organization_id": batch.organization_id,
                 "batch_id": batch.pk,
                 "model_id": target.model.pk,
@@ -174,7 +256,7 @@ def _insert_runs_and_items(
                 "max_attempts": settings.RUN_MAX_ATTEMPTS,
                 "request_id": batch.request_id,
                 "created_by_id": batch.created_by_id,
-                "created_at": now,
+                "created_at": batch.created_at,
             },
         )
         cursor.execute(
@@ -184,9 +266,14 @@ def _insert_runs_and_items(
                 "run_ids": run_ids,
                 "client_refs": client_refs,
                 "batch_id": batch.pk,
-                "created_at": now,
+                "created_at": batch.created_at,
             },
         )
+
+
+def envelope_faults(body: Mapping[str, Any]) -> list[ErrorItem]:
+    """What is wrong with the `metadata` and the `callback_url` of a body. Null is "not given"."""
+    return _metadata_faults(body.get("metadata")) + _callback_url_faults(body.get("callback_url"))
 
 
 def _metadata_faults(metadata: Any) -> list[ErrorItem]:

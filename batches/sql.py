@@ -2,17 +2,19 @@
 
 # --- Creating: the same columns for every row come as scalars, what differs as arrays. -------------------------------
 
+# Only a replay's runs repeat another: an empty array of those gives every row NULL.
 INSERT_RUNS = """
 INSERT INTO batches_run (
-    id, input, client_ref,
+    id, input, client_ref, replay_of_id,
     organization_id, batch_id, model_id, provider_id, resolved_template_id, dispatch_provider_link_id,
     status_code, source_code, price, attempt, max_attempts, due_at, request_id, created_by_id, created_at)
 SELECT
-    given.id, given.input::jsonb, given.client_ref,
+    given.id, given.input::jsonb, given.client_ref, given.replay_of_id,
     %(organization_id)s, %(batch_id)s, %(model_id)s, %(provider_id)s, %(resolved_template_id)s,
     %(dispatch_provider_link_id)s, 'queued', %(source_code)s, %(price)s, 0, %(max_attempts)s, %(created_at)s,
     %(request_id)s, %(created_by_id)s, %(created_at)s
-FROM unnest(%(ids)s::uuid[], %(inputs)s::text[], %(client_refs)s::text[]) AS given (id, input, client_ref)
+FROM unnest(%(ids)s::uuid[], %(inputs)s::text[], %(client_refs)s::text[], %(replay_of_ids)s::uuid[])
+    AS given (id, input, client_ref, replay_of_id)
 """
 
 INSERT_ITEMS = """

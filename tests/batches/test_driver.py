@@ -164,6 +164,20 @@ def test_what_the_server_does_not_take_ends_or_waits(answer: Submitted, status: 
         assert (run.endpoint_id, run.provider_job_id, run.attempt) == (None, None, 1)
 
 
+def test_more_runs_than_are_handed_over_in_one_turn_fill_all_the_places() -> None:
+    endpoint, server, _ = one_server(100, max_in_flight=90)
+    full: list[int] = []
+
+    def look() -> None:
+        full.append(len(server.submitted))
+        if len(server.submitted) >= 90:
+            server.finish()
+
+    server.on_poll = look
+    assert driver.drive(endpoint_id=endpoint.pk) == 100
+    assert server.most_at_once == 90
+
+
 # --- Unknown, gone, stopped -------------------------------------------------------------------------------------------
 
 
