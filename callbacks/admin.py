@@ -11,6 +11,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from callbacks import services
@@ -167,7 +168,8 @@ class CallbackDeliveryAdmin(ReadOnlyAdmin[CallbackDelivery]):
         (None, {"fields": [("status", "attempt_of", "is_automatic"), ("organization", "subject"), "callback_url"]}),
         ("Failure", {"fields": ["failure_reason_code", "failure_detail"]}),
         ("Time, UTC", {"fields": [("created", "next_attempt", "lease_expires", "completed")]}),
-        ("Body", {"fields": ["body", ("signing_secret", "request_id")]}),
+        # Long, and the attempts come after it.
+        ("Body", {"fields": ["body", ("signing_secret", "request_id")], "classes": ["collapse"]}),
     ]
     readonly_fields = [
         *("status", "attempt_of", "subject", "created", "next_attempt", "lease_expires", "completed", "body"),
@@ -190,7 +192,8 @@ class CallbackDeliveryAdmin(ReadOnlyAdmin[CallbackDelivery]):
     def subject(self, delivery: CallbackDelivery) -> SafeString:
         # By name: this app knows neither.
         row = {SubjectType.BATCH: "batches_batch", SubjectType.RUN: "batches_run"}[SubjectType(delivery.subject_type)]
-        return link_to(row, delivery.subject_id, shortened(f"{delivery.subject_type} {delivery.subject_id}"))
+        text = format_html("{} {}", delivery.subject_type, shortened(delivery.subject_id))
+        return link_to(row, delivery.subject_id, text)
 
     @admin.display(description="body")
     def body(self, delivery: CallbackDelivery) -> SafeString:
