@@ -82,9 +82,13 @@ TEMPLATES = [
 
 # --- Database -------------------------------------------------------------------------------------------------------
 
+_database = env.db_url_config(DATABASE_URL)
+# Our statements read few rows, however the planner guesses: with 100,000 runs in the queue, compiling the claim took 13 ms and
+# running it 1 ms.
+_database.setdefault("OPTIONS", {}).setdefault("options", "-c jit=off")
 DATABASES = {
     "default": {
-        **env.db_url_config(DATABASE_URL),
+        **_database,
         # Kept open between requests: a connection costs several times what a small request does.
         "CONN_MAX_AGE": env.int("CONN_MAX_AGE", default=60),
         "CONN_HEALTH_CHECKS": True,
