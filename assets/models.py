@@ -21,6 +21,7 @@ class AssetType(models.TextChoices):
 class AssetSource(models.TextChoices):
     RUN = "run"  # a run put it out
     UPLOAD = "upload"  # a customer sent it
+    INPUT = "input"  # it came as a data: URI in a run's input
 
 
 class AssetQuerySet(models.QuerySet["Asset"]):

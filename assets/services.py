@@ -15,7 +15,7 @@ from django.core.files.storage import default_storage
 from django.urls import reverse
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from assets.models import Asset
+from assets.models import Asset, AssetSource
 from runflow.lib.ids import uuid7
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def store_file(
     asset_type: str,
     width: int | None = None,
     height: int | None = None,
+    source_type: str = AssetSource.RUN,
 ) -> Asset:
     """Write a file to the store and return its row, not saved yet.
 
@@ -59,6 +60,7 @@ def store_file(
         size_bytes=len(body),
         width=width,
         height=height,
+        source_type=source_type,
     )
 
 

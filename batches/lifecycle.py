@@ -162,6 +162,13 @@ def runs_to_cancel(*, runs: Sequence[HeldRun]) -> frozenset[UUID]:
         return frozenset(row[0] for row in cursor.fetchall())
 
 
+def name_assets(*, runs: Sequence[ClaimedRun], assets: Sequence[Asset]) -> None:
+    """Save the rows of files that came in the inputs of these runs, and the inputs, which name them now."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        save_assets(assets=assets)
+        cursor.execute(sql.NAME_ASSETS, {**_held(runs), "inputs": [json.dumps(run.input) for run in runs]})
+
+
 def note_progress(*, nodes_completed: Mapping[HeldRun, int]) -> None:
     """Write down how far runs are."""
     if not nodes_completed:

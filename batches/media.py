@@ -5,19 +5,29 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import mimetypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
 
-from assets.services import ASSET_SCHEME, AssetMissing, asset_id_of_url, read_asset
+from assets.content import asset_type_of
+from assets.models import Asset, AssetSource
+from assets.services import ASSET_SCHEME, AssetMissing, asset_id_of_url, read_asset, store_file
+from batches import lifecycle
+from batches.lifecycle import ClaimedRun
 from providers.base import FetchError, Media
 from runflow.lib import outbound
 
 logger = logging.getLogger(__name__)
+
+# Characters. What is shorter costs less in its row than as a file with a row of its own.
+SMALLEST_KEPT = 16 * 1024
 
 
 def fetcher_for(organization_id: UUID) -> Callable[[str], Media]:
@@ -54,6 +64,63 @@ def fetch_media(url: str, *, organization_id: UUID) -> Media:
     except outbound.OutboundError as exc:
         raise FetchError(str(exc), is_retryable=exc.is_retryable) from None
     return Media(fetched.body, fetched.mime_type)
+
+
+def keep_data_uris(runs: Sequence[ClaimedRun], media_inputs: Mapping[UUID, Collection[str]]) -> list[ClaimedRun]:
+    """Store the large `data:` URIs of runs just claimed as assets, and name those in their inputs (docs/adr/0009).
+
+    Files first, outside any transaction, then their rows and the inputs in one; two statements whatever their number, and none
+    without such inputs. What is in several places is stored once. What cannot be decoded or stored stays as it is.
+    """
+    kept: dict[tuple[UUID, str], Asset | None] = {}
+
+    def name_of(run: ClaimedRun, value: Any) -> Any:
+        if isinstance(value, list):
+            return [name_of(run, each) for each in value]
+        if not isinstance(value, str) or len(value) < SMALLEST_KEPT or not value.startswith("data:"):
+            return value
+        key = (run.organization_id, value)
+        if key not in kept:
+            kept[key] = _store_data_uri(run, value)
+        asset = kept[key]
+        return value if asset is None else f"{ASSET_SCHEME}{asset.pk}"
+
+    named = [
+        replace(
+            run,
+            input={
+                name: name_of(run, value) if name in media_inputs[run.model_id] else value
+                for name, value in run.input.items()
+            },
+        )
+        for run in runs
+    ]
+    assets = [asset for asset in kept.values() if asset is not None]
+    if assets:
+        changed = [new for old, new in zip(runs, named, strict=True) if new.input != old.input]
+        lifecycle.name_assets(runs=changed, assets=assets)
+    return named
+
+
+def _store_data_uri(run: ClaimedRun, url: str) -> Asset | None:
+    try:
+        media = _decode_data_uri(url)
+    except FetchError:
+        return None  # the run will say so
+    extension = mimetypes.guess_extension(media.mime_type) or ".bin"
+    try:
+        return store_file(
+            organization_id=run.organization_id,
+            folder=f"inputs/{run.organization_id}",
+            name=f"{run.id}{extension}",
+            body=media.body,
+            mime_type=media.mime_type,
+            asset_type=asset_type_of(media.mime_type),
+            source_type=AssetSource.INPUT,
+        )
+    except Exception:
+        logger.warning("Could not store an input of run %s", run.id, exc_info=True)
+        return None
 
 
 def _decode_data_uri(url: str) -> Media:

@@ -153,6 +153,12 @@ SELECT id FROM batches_run
  WHERE endpoint_id = %(endpoint_id)s AND status_code IN ('dispatching', 'running') AND cancel_requested_at IS NOT NULL
 """
 
+NAME_ASSETS = """
+UPDATE batches_run AS run SET input = told.input::jsonb
+  FROM unnest(%(ids)s::uuid[], %(attempts)s::int[], %(inputs)s::text[]) AS told (id, attempt, input)
+ WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code IN ('dispatching', 'running')
+"""
+
 TO_CANCEL_HELD = """
 SELECT run.id FROM batches_run AS run
   JOIN unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)

@@ -17,7 +17,7 @@ from assets.models import Asset
 from assets.services import store_file
 from batches import retry
 from batches.lifecycle import ClaimedRun, HeldRun
-from batches.media import fetcher_for
+from batches.media import fetcher_for, keep_data_uris
 from models_registry.models import MEDIA_TYPES, ModelInput, Provider, Template
 from models_registry.templates import render
 from providers.base import (
@@ -65,7 +65,7 @@ def render_jobs(
     jobs: dict[UUID, Job] = {}
     if unknown := {run.model_id for run in runs} - set(media_inputs):
         media_inputs |= _media_inputs(unknown)
-    for run in runs:
+    for run in keep_data_uris(runs, media_inputs):
         body: Any = run.input  # a provider-only model takes its input as it is
         # JSON Pointers to where media inputs stand; names of inputs have no "/" and no "~".
         targets = [(name, f"/{name}") for name in run.input]

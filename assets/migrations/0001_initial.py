@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
                 ('size_bytes', models.BigIntegerField()),
                 ('width', models.PositiveIntegerField(blank=True, null=True)),
                 ('height', models.PositiveIntegerField(blank=True, null=True)),
-                ('source_type', models.CharField(choices=[('run', 'Run'), ('upload', 'Upload')], default='run', max_length=20)),
+                ('source_type', models.CharField(choices=[('run', 'Run'), ('upload', 'Upload'), ('input', 'Input')], default='run', max_length=20)),
                 ('folder_id', models.UUIDField(blank=True, help_text="The client's own; there are no folders here.", null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('created_by', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='accounts.apikey')),
@@ -34,7 +34,7 @@ class Migration(migrations.Migration):
             options={
                 'ordering': ['-id'],
                 'indexes': [models.Index(condition=models.Q(('source_type', 'upload')), fields=['organization'], include=('size_bytes',), name='asset_uploaded_bytes')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('asset_type__in', ['image', 'video', 'audio', 'text', 'file'])), name='asset_type_known'), models.CheckConstraint(condition=models.Q(('source_type__in', ['run', 'upload'])), name='asset_source_known'), models.CheckConstraint(condition=models.Q(('size_bytes__gte', 0)), name='asset_size_not_negative')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('asset_type__in', ['image', 'video', 'audio', 'text', 'file'])), name='asset_type_known'), models.CheckConstraint(condition=models.Q(('source_type__in', ['run', 'upload', 'input'])), name='asset_source_known'), models.CheckConstraint(condition=models.Q(('size_bytes__gte', 0)), name='asset_size_not_negative')],
             },
         ),
         migrations.CreateModel(

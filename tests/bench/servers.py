@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 
 from batches.models import BATCH_TERMINAL, Batch, Run
-from models_registry.models import Endpoint, Model, ModelInput, Provider, ProviderLink, Template
+from models_registry.models import Provider
 from tests.bench.report import line
-from tests.e2e.processes import ROOT, Process, running_stack
-from tests.factories import make_batch, make_model, make_provider
+from tests.e2e.processes import Process, running_stack
+from tests.e2e.servers import GRAPH, fake_server, make_comfy_model
+from tests.factories import make_batch
 from tests.threads import wait_until
 
 JOBS = 100
@@ -27,37 +25,6 @@ SECONDS = 0.02  # of a small prompt
 # One runs, and the next ones are there before it ends.
 PLACES = 4
 MOST_OVERHEAD, LEAST_SPEEDUP, MOST_MEMORY = 1.15, 3.5, 300.0
-
-GRAPH = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "bench"}},
-}
-
-
-@contextmanager
-def fake_server(seconds: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    argv = [sys.executable, "-m", "tests.providers.fake_comfyui", "--seconds", str(seconds)]
-    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip(), process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def make_comfy_model(urls: list[str], *, places: int) -> Model:
-    provider = make_provider(adapter_code="comfyui", config={}, run_timeout=3600)
-    for url in urls:
-        Endpoint.objects.create(provider=provider, base_url=url, max_in_flight=places)
-    model = make_model(provider=provider, inputs=(), is_template_backed=False)
-    ModelInput.objects.create(model=model, name="color", variable_type_code="integer")
-    template = Template.objects.create(
-        name=f"bench-{uuid4()}", body=GRAPH, bindings=[{"input": "color", "target": "/1/inputs/color"}]
-    )
-    ProviderLink.objects.filter(model=model).update(template=template)
-    return model
 
 
 def items(number: int) -> list[dict[str, int]]:
