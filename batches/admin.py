@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -17,6 +18,7 @@ from assets.services import sign_url
 from batches.cancellation import cancel
 from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Run, RunStatus
 from batches.output import money
+from batches.replays import replay_failed
 from batches.services import redeliver_callbacks
 from runflow.lib.admin import (
     NOTHING,
@@ -57,7 +59,7 @@ class RunTrouble(QuestionFilter):
 class CallsBack(ReadOnlyAdmin[M]):
     """Batches and runs: what both have to do with callbacks. The rows themselves are not touched."""
 
-    actions = ["cancel", "send_callback_again"]
+    actions = ["cancel", "replay", "send_callback_again"]
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("batches.change_batch")
@@ -71,6 +73,18 @@ class CallsBack(ReadOnlyAdmin[M]):
         )
         log_changes(request, rows, "Canceled.")
         self.message_user(request, f"Canceled {len(cancelled.ended)} run(s), asked {len(cancelled.asked)} to stop.")
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(f"batches.add_{self.opts.model_name}")
+
+    @admin.action(description="Replay what failed", permissions=["replay"])
+    def replay(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        # Whole rows: what the list leaves in the database would be read one by one.
+        replayed, refused = replay_failed(queryset.defer(None).select_related("model", "organization"))
+        log_changes(request, replayed, "Replayed.")
+        self.message_user(request, f"Replaying {len(replayed)}; {len(refused)} left out.")
+        for why, times in Counter(refused).items():
+            self.message_user(request, f"Left out {times}: {why}", messages.WARNING)
 
     def has_send_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("callbacks.add_callbackdelivery")
@@ -156,7 +170,8 @@ class BatchAdmin(CallsBack[Batch]):
             "Request and template",
             {
                 "fields": [
-                    *("source_code", "created_by", "request_id", ("callback_url", "callbacks"), "metadata_json"),
+                    *(("source_code", "replay_of"), "created_by", "request_id"),
+                    *(("callback_url", "callbacks"), "metadata_json"),
                     *("resolved_template", "way"),
                 ],
                 "classes": ["collapse"],
@@ -218,7 +233,7 @@ class RunAdmin(CallsBack[Run]):
             "Request and template",
             {
                 "fields": [
-                    *("source_code", "created_by", "request_id", ("callback_url", "callbacks")),
+                    *(("source_code", "replay_of"), "created_by", "request_id", ("callback_url", "callbacks")),
                     *("resolved_template", "way"),
                 ],
                 "classes": ["collapse"],

@@ -9,7 +9,7 @@ import base64
 import json
 import mimetypes
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +22,11 @@ from django.conf import settings
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from batches.models import BATCH_TERMINAL, RunStatus
 from callbacks.receiver import Receiver
+from runflow.lib.commands import progress_of
 
 IMAGES = settings.BASE_DIR / "demo" / "images"
 TARGET = settings.VAR_DIR / "demo"
@@ -199,7 +199,7 @@ class Demo:
         """Poll a batch until it is terminal."""
         path, total = f"/v1/batches/{created['id']}", created["items_total"]
         deadline = time.monotonic() + DEADLINE
-        with self._progress(total) as show:
+        with progress_of(self.console, total) as show:
             while True:
                 batch = self._body(self._call("GET", path), 200)
                 done = batch["items_succeeded"] + batch["items_failed"] + batch["items_cancelled"]
@@ -212,24 +212,6 @@ class Demo:
                         "items done. Is a worker running? celery -A runflow worker -Q dispatch,drive,callbacks,maintenance"
                     )
                 time.sleep(POLL_INTERVAL)
-
-    @contextmanager
-    def _progress(self, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Shows how far a batch is: a moving bar on a terminal, elsewhere a line for each change."""
-        if self.console.is_terminal:
-            columns = (TextColumn(" "), BarColumn(32), MofNCompleteColumn(), TextColumn("{task.description}"))
-            with Progress(*columns, TimeElapsedColumn(), console=self.console, redirect_stdout=False) as progress:
-                task = progress.add_task("queued", total=total)
-                yield lambda done, status: progress.update(task, completed=done, description=status)
-        else:
-            shown: set[tuple[int, str]] = set()
-
-            def show_line(done: int, status: str) -> None:
-                if (done, status) not in shown:
-                    shown.add((done, status))
-                    self._say(f"{done} of {total} done, {status}")
-
-            yield show_line
 
     def _check_replay(self, first: httpx.Response, again: httpx.Response) -> None:
         batch = self._body(again, 201)

@@ -273,7 +273,10 @@ class CatalogueAdmin(NoDeletionAdmin[Model]):
     autocomplete_fields = ["organization"]
     fieldsets = [
         (None, {"fields": [("owner", "slug"), "name", "description"]}),
-        ("Use", {"fields": [("status_code", "price"), ("is_public", "organization"), ("run_timeout", "batch_timeout")]}),
+        (
+            "Use",
+            {"fields": [("status_code", "price"), ("is_public", "organization"), ("run_timeout", "batch_timeout")]},
+        ),
         ("History", {"fields": [("version", "created", "updated")]}),
     ]
     readonly_fields = ["version", "created", "updated"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from accounts.models import Organization
 from models_registry.declarations import check_model_path
@@ -27,8 +28,14 @@ class Target:
 
     model: Model
     link: ProviderLink
-    template: Template
     serializer_class: type[ItemSerializer]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTarget(Target):
+    """One whose link has a template: only such models take batches (contract.md section 3.1)."""
+
+    template: Template
 
 
 def _usable_by(organization: Organization, prefix: str = "") -> Q:
@@ -55,15 +62,42 @@ def find_model(*, owner: str, slug: str, organization: Organization) -> Model:
     return model
 
 
-def batch_target(*, owner: str, slug: str, organization: Organization) -> Target:
+def batch_target(
+    *, owner: str, slug: str, organization: Organization, loc: Sequence[str | int] = ("path", "slug")
+) -> BatchTarget:
     """What a batch of this model runs on: its active link of the lowest priority number that has a template.
 
     One statement, and one more when this process meets the model's version for the first time. Raises ModelNotFound,
-    ModelUnavailable, and ValidationFailed `model_not_template_backed` for a provider-only model.
+    ModelUnavailable, and ValidationFailed `model_not_template_backed` at `loc` for a provider-only model.
     """
+    links = _active_links(owner=owner, slug=slug, organization=organization)
+    link = links.filter(template__isnull=False).first()
+    if link is None or link.template is None:
+        find_model(owner=owner, slug=slug, organization=organization)  # says what is wrong with the model itself
+        message = "This model cannot run batches: no active provider link of it has a template."
+        raise errors.ValidationFailed(
+            message, errors=[{"loc": [*loc], "msg": message, "type": "model_not_template_backed"}]
+        )
+    return BatchTarget(link.model, link, _validator_for(link.model), link.template)
+
+
+def run_target(*, owner: str, slug: str, organization: Organization) -> Target:
+    """What a single run of this model runs on: its active link of the lowest priority number, with a template or without.
+
+    Statements as for `batch_target`. Raises ModelNotFound, and ModelUnavailable also for a model without an active link.
+    """
+    link = _active_links(owner=owner, slug=slug, organization=organization).first()
+    if link is None:
+        find_model(owner=owner, slug=slug, organization=organization)
+        raise ModelUnavailable
+    return Target(link.model, link, _validator_for(link.model))
+
+
+def _active_links(*, owner: str, slug: str, organization: Organization) -> QuerySet[ProviderLink]:
+    """The links of an active model that may be taken, the first choice first."""
     if check_model_path(owner, slug):
         raise ModelNotFound
-    link = (
+    return (
         ProviderLink.objects.select_related("model", "provider", "template")
         .defer("template__body", "template__bindings")
         .filter(
@@ -72,16 +106,10 @@ def batch_target(*, owner: str, slug: str, organization: Organization) -> Target
             model__slug=slug,
             model__status_code=ModelStatus.ACTIVE,
             is_active=True,
-            template__isnull=False,
         )
         .order_by("priority", "id")
-        .first()
     )
-    if link is None or link.template is None:
-        find_model(owner=owner, slug=slug, organization=organization)  # says what is wrong with the model itself
-        message = "This model cannot run batches: no active provider link of it has a template."
-        raise errors.ValidationFailed(
-            message, errors=[{"loc": ["path", "slug"], "msg": message, "type": "model_not_template_backed"}]
-        )
-    model = link.model
-    return Target(model, link, link.template, validator_for(model.pk, model.version, model.inputs.all))
+
+
+def _validator_for(model: Model) -> type[ItemSerializer]:
+    return validator_for(model.pk, model.version, model.inputs.all)

@@ -6,11 +6,14 @@ from batches.api import views
 
 urlpatterns = [
     path("models/<str:owner>/<path:slug>/batches", views.ModelBatchesView.as_view(), name="model-batches"),
+    path("models/<str:owner>/<path:slug>/runs", views.ModelRunsView.as_view(), name="model-runs"),
     path("batches/<str:batch_id>", views.BatchView.as_view(), name="batch"),
     path("batches/<str:batch_id>/items", views.BatchItemsView.as_view(), name="batch-items"),
     path("batches/<str:batch_id>/items/<str:item_id>", views.BatchItemView.as_view(), name="batch-item"),
     path("batches/<str:batch_id>/cancellation", views.BatchCancellationView.as_view(), name="batch-cancellation"),
     path("runs/<str:run_id>/cancellation", views.RunCancellationView.as_view(), name="run-cancellation"),
+    path("batches/<str:batch_id>/replays", views.BatchReplaysView.as_view(), name="batch-replays"),
+    path("runs/<str:run_id>/replays", views.RunReplaysView.as_view(), name="run-replays"),
     path("batches/<str:batch_id>/callback", views.BatchCallbackView.as_view(), name="batch-callback"),
     path(
         "batches/<str:batch_id>/callback-redeliveries",

@@ -15,10 +15,18 @@ from batches.api.serializers import batch_body, batch_created_body, item_body, r
 from batches.cancellation import cancel, check_cancellation
 from batches.models import Batch, BatchItem, Run
 from batches.output import money
-from batches.services import check_batch_request, create_batch, estimate_cost, redeliver_callback
+from batches.replays import check_batch_replay, check_run_replay, replay_batch, replay_run
+from batches.services import (
+    check_batch_request,
+    check_run_request,
+    create_batch,
+    create_run,
+    estimate_cost,
+    redeliver_callback,
+)
 from callbacks.api.serializers import delivery_body
 from callbacks.models import CallbackDelivery, SubjectType
-from models_registry.catalogue import batch_target
+from models_registry.catalogue import batch_target, run_target
 from runflow.lib import errors
 from runflow.lib.pagination import Order, page_of
 from runflow.lib.request_id import current_request_id
@@ -47,10 +55,9 @@ class ModelBatchesView(ApiView):
         target = batch_target(owner=owner, slug=slug, organization=caller.organization)
         checked = check_batch_request(target=target, body=json_object(request))
         if is_true(request.query_params.get("validate_only")):
-            estimate = money(estimate_cost(target=target, items=checked.items))
-            response = Response({"valid": True, "items_total": len(checked.items), "estimated_cost": estimate})
-            response.is_dry_run = True  # type: ignore[attr-defined]
-            return response
+            total = len(checked.items)
+            estimate = money(estimate_cost(target=target, items=total))
+            return _dry_run({"valid": True, "items_total": total, "estimated_cost": estimate})
         batch, handles = create_batch(
             organization=caller.organization,
             target=target,
@@ -59,6 +66,27 @@ class ModelBatchesView(ApiView):
             created_by=caller.api_key,
         )
         return Response(batch_created_body(batch, handles), status=201)
+
+
+class ModelRunsView(ApiView):
+    """`POST /v1/models/{owner}/{slug}/runs`"""
+
+    scopes = {"POST": Scope.RUNS_CREATE}
+
+    def post(self, request: Request, owner: str, slug: str) -> Response:
+        caller = caller_of(request)
+        target = run_target(owner=owner, slug=slug, organization=caller.organization)
+        checked = check_run_request(target=target, body=json_object(request))
+        if is_true(request.query_params.get("validate_only")):
+            return _dry_run({"valid": True, "estimated_cost": money(estimate_cost(target=target, items=1))})
+        run = create_run(
+            organization=caller.organization,
+            target=target,
+            request=checked,
+            request_id=current_request_id(),
+            created_by=caller.api_key,
+        )
+        return Response(run_body(run), status=201)
 
 
 class BatchView(ApiView):
@@ -141,6 +169,38 @@ class RunCancellationView(ApiView):
         return Response(run_body(run), status=201 if cancelled.has_effect else 200)
 
 
+class BatchReplaysView(ApiView):
+    """`POST /v1/batches/{batch_id}/replays`"""
+
+    scopes = {"POST": Scope.RUNS_EXECUTE}
+
+    def post(self, request: Request, batch_id: str) -> Response:
+        caller = caller_of(request)
+        batch, handles = replay_batch(
+            batch=_batch_or_404(request, batch_id, with_model=True),
+            request=check_batch_replay(_optional_body(request)),
+            request_id=current_request_id(),
+            created_by=caller.api_key,
+        )
+        return Response(batch_created_body(batch, handles), status=201)
+
+
+class RunReplaysView(ApiView):
+    """`POST /v1/runs/{run_id}/replays`"""
+
+    scopes = {"POST": Scope.RUNS_EXECUTE}
+
+    def post(self, request: Request, run_id: str) -> Response:
+        caller = caller_of(request)
+        run = replay_run(
+            run=_run_or_404(request, run_id, with_model=True),
+            request=check_run_replay(_optional_body(request)),
+            request_id=current_request_id(),
+            created_by=caller.api_key,
+        )
+        return Response(run_body(run), status=201)
+
+
 class BatchCallbackView(ApiView):
     """`GET /v1/batches/{batch_id}/callback`"""
 
@@ -183,21 +243,32 @@ class RunCallbackRedeliveriesView(ApiView):
         return Response(delivery_body(CallbackDelivery.objects.get(pk=delivery_id)), status=201)
 
 
+def _dry_run(body: dict[str, Any]) -> Response:
+    """An answer of a request that made nothing (idempotency.middleware keeps none of these)."""
+    response = Response(body)
+    response.is_dry_run = True  # type: ignore[attr-defined]
+    return response
+
+
 def _optional_body(request: Request) -> dict[str, Any]:
     """The JSON object of a request whose body may be left out."""
     return {} if request.stream is None else json_object(request)
 
 
-def _run_or_404(request: Request, run_id: str) -> Run:
+def _run_or_404(request: Request, run_id: str, *, with_model: bool = False) -> Run:
     parsed: UUID = parse_uuid(run_id) or _raise(RunNotFound)
-    run = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed).first()
-    return run or _raise(RunNotFound)
+    runs = Run.objects.visible_to(caller_of(request).organization)
+    if with_model:
+        runs = runs.select_related("model", "organization")
+    return runs.filter(pk=parsed).first() or _raise(RunNotFound)
 
 
-def _batch_or_404(request: Request, batch_id: str) -> Batch:
+def _batch_or_404(request: Request, batch_id: str, *, with_model: bool = False) -> Batch:
     parsed: UUID = parse_uuid(batch_id) or _raise(BatchNotFound)
-    batch = Batch.objects.visible_to(caller_of(request).organization).filter(pk=parsed).first()
-    return batch or _raise(BatchNotFound)
+    batches = Batch.objects.visible_to(caller_of(request).organization)
+    if with_model:
+        batches = batches.select_related("model", "organization")
+    return batches.filter(pk=parsed).first() or _raise(BatchNotFound)
 
 
 def _raise(error: type[errors.DomainError], *args: Any) -> NoReturn:

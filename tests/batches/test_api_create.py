@@ -99,6 +99,7 @@ def test_a_batch_is_answered_whole(api: CommittingApi, model: Model, rung: Rung)
         "cost": None,
         "metadata": {"order": 7, "tags": ["x", None, 1.5, True]},
         "callback_url": "https://shop.example/hook?a=1",
+        "replay_of": None,
         "created_at": batch.created_at.isoformat(),
         "started_at": None,
         "completed_at": None,

@@ -43,11 +43,17 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "v1/models/<str:owner>/<path:slug>/batches"): Rule(
         Scope.BATCHES_CREATE, "MODEL_NOT_FOUND", b'{"input": [{}]}', 201
     ),
+    ("POST", "v1/models/<str:owner>/<path:slug>/runs"): Rule(
+        Scope.RUNS_CREATE, "MODEL_NOT_FOUND", b'{"input": {}}', 201
+    ),
     ("GET", "v1/batches/<str:batch_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items/<str:item_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("POST", "v1/batches/<str:batch_id>/cancellation"): Rule(Scope.RUNS_EXECUTE, "BATCH_NOT_FOUND", success=201),
     ("POST", "v1/runs/<str:run_id>/cancellation"): Rule(Scope.RUNS_EXECUTE, "RUN_NOT_FOUND", success=201),
+    # 422: neither has ended.
+    ("POST", "v1/batches/<str:batch_id>/replays"): Rule(Scope.RUNS_EXECUTE, "BATCH_NOT_FOUND", success=422),
+    ("POST", "v1/runs/<str:run_id>/replays"): Rule(Scope.RUNS_EXECUTE, "RUN_NOT_FOUND", success=422),
     ("GET", "v1/batches/<str:batch_id>/callback"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     # 422: it has not ended.
     ("POST", "v1/batches/<str:batch_id>/callback-redeliveries"): Rule(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import IO, Any, cast
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from rich.console import Console
 
 from accounts.models import Organization
 from accounts.services import create_api_key
 from batches.demo import Demo, DemoError
+from runflow.lib.commands import console_of
 
 ORGANIZATION = "demo"
 KEY_LIFETIME = timedelta(days=1)
@@ -35,10 +35,7 @@ class Command(BaseCommand):
     def handle(self, *, base_url: str, keep: bool, **options: Any) -> None:
         # At INFO it writes a line for each request, signed URLs included, in between.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        self.stdout.ending = ""  # rich ends its lines itself
-        console = Console(
-            file=cast(IO[str], self.stdout), highlight=False, no_color=True if options.get("no_color") else None
-        )
+        console = console_of(self, options)
         organization, _ = Organization.objects.get_or_create(slug=ORGANIZATION, defaults={"name": "Demo"})
         row, key = create_api_key(organization=organization, name="demo", expires_in=KEY_LIFETIME)
         try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,17 +14,10 @@ from batches.events import WANTS_CALLBACK
 from batches.models import Batch, Run
 from batches.services import redeliver_callbacks
 from callbacks.models import CallbackDelivery, DeliveryStatus
+from runflow.lib.commands import moment
 
 # Bodies are made in memory; a hundred of the largest are a few megabytes.
 _SLICE = 100
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no ISO 8601 time, like 2026-11-24T08:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Command(BaseCommand):
@@ -39,7 +31,7 @@ class Command(BaseCommand):
         which.add_argument("--batch", type=UUID, metavar="ID", help="of this batch")
         which.add_argument("--run", type=UUID, metavar="ID", help="of this run")
         which.add_argument(
-            "--since", type=_moment, metavar="TIME", help="of all that ended since; UTC if it names no zone"
+            "--since", type=moment, metavar="TIME", help="of all that ended since; UTC if it names no zone"
         )
         parser.add_argument("--failed", action="store_true", help="with --since: only where the newest delivery failed")
         parser.add_argument("--apply", action="store_true", help="send; without it, only count")
