@@ -7,7 +7,7 @@ import binascii
 import logging
 import mimetypes
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -66,11 +66,12 @@ def fetch_media(url: str, *, organization_id: UUID) -> Media:
     return Media(fetched.body, fetched.mime_type)
 
 
-def keep_data_uris(runs: Sequence[ClaimedRun], media_inputs: Mapping[UUID, Collection[str]]) -> list[ClaimedRun]:
+def keep_data_uris(runs: Sequence[ClaimedRun], media_inputs: Mapping[UUID, Mapping[str, bool]]) -> list[ClaimedRun]:
     """Store the large `data:` URIs of runs just claimed as assets, and name those in their inputs (docs/adr/0009).
 
     Files first, outside any transaction, then their rows and the inputs in one; two statements whatever their number, and none
-    without such inputs. What is in several places is stored once. What cannot be decoded or stored stays as it is.
+    without such inputs. What is in several places is stored once. As it is stays what cannot be decoded or stored, and what by
+    its declaration may not name an asset: a replay checks it again.
     """
     kept: dict[tuple[UUID, str], Asset | None] = {}
 
@@ -89,7 +90,7 @@ def keep_data_uris(runs: Sequence[ClaimedRun], media_inputs: Mapping[UUID, Colle
         replace(
             run,
             input={
-                name: name_of(run, value) if name in media_inputs[run.model_id] else value
+                name: name_of(run, value) if media_inputs[run.model_id].get(name) else value
                 for name, value in run.input.items()
             },
         )

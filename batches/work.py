@@ -35,8 +35,8 @@ from providers.base import (
 
 logger = logging.getLogger(__name__)
 
-# By model, the names of the inputs that take media.
-MediaInputs = dict[UUID, set[str]]
+# By model, the inputs that take media, and whether they may name an asset.
+MediaInputs = dict[UUID, dict[str, bool]]
 
 
 def build_adapter(provider: Provider) -> SyncAdapter | AsyncAdapter:
@@ -94,13 +94,14 @@ def render_jobs(
 
 
 def _media_inputs(model_ids: Collection[UUID]) -> MediaInputs:
-    """The names of the inputs that take media, or arrays of media, in one statement."""
-    found: MediaInputs = {model_id: set() for model_id in model_ids}
+    """The inputs that take media, or arrays of media, in one statement."""
+    found: MediaInputs = {model_id: {} for model_id in model_ids}
     rows = ModelInput.objects.filter(model_id__in=model_ids).filter(
         Q(variable_type_code__in=MEDIA_TYPES) | Q(validator_attrs__type__in=MEDIA_TYPES)
     )
-    for model_id, name in rows.values_list("model_id", "name"):
-        found[model_id].add(name)
+    for model_id, name, attrs in rows.values_list("model_id", "name", "validator_attrs"):
+        schemes = attrs.get("schemes") or attrs.get("validator_attrs", {}).get("schemes")
+        found[model_id][name] = schemes is None or "runflow" in schemes
     return found
 
 

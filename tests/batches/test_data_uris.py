@@ -36,7 +36,7 @@ def claim(batch: Batch) -> list[lifecycle.ClaimedRun]:
 
 def keep(batch: Batch) -> list[lifecycle.ClaimedRun]:
     runs = claim(batch)
-    return keep_data_uris(runs, {runs[0].model_id: {"image", "more"}})
+    return keep_data_uris(runs, {runs[0].model_id: {"image": True, "more": True}})
 
 
 def make(*items: dict[str, Any]) -> Batch:
@@ -72,7 +72,7 @@ def test_the_inputs_of_two_organisations_are_two_assets() -> None:
     other, _ = make_batch(model=model, items=[{"image": data_uri(b"a")}])
     runs = claim(one)
     assert {run.organization_id for run in runs} == {one.organization_id, other.organization_id}
-    keep_data_uris(runs, {model.pk: {"image"}})
+    keep_data_uris(runs, {model.pk: {"image": True}})
     assert set(Asset.objects.values_list("organization_id", flat=True)) == {one.organization_id, other.organization_id}
 
 
@@ -91,7 +91,7 @@ def test_everything_else_stays_as_it_was_sent(item: dict[str, Any], count_querie
     Run.objects.update(input=item)  # a request with the last one is refused
     runs = claim(batch)
     with count_queries() as log:
-        kept = keep_data_uris(runs, {runs[0].model_id: {"image", "more"}})
+        kept = keep_data_uris(runs, {runs[0].model_id: {"image": True, "more": True}})
     assert len(log.captured_queries) == 0
     assert kept == runs
     assert kept[0].input == item
@@ -113,7 +113,7 @@ def test_a_run_that_belongs_to_another_attempt_meanwhile_keeps_its_input() -> No
     batch = make({"image": data_uri(b"a")})
     runs = claim(batch)
     Run.objects.update(attempt=2)
-    keep_data_uris(runs, {runs[0].model_id: {"image"}})
+    keep_data_uris(runs, {runs[0].model_id: {"image": True}})
     assert Run.objects.get().input == {"image": data_uri(b"a")}
 
 
@@ -121,7 +121,7 @@ def test_a_hundred_cost_the_statements_of_one(count_queries: Callable[..., Any])
     def cost(number: int) -> int:
         runs = claim(make(*({"image": data_uri(bytes([n]))} for n in range(number))))
         with count_queries() as log:
-            keep_data_uris(runs, {runs[0].model_id: {"image"}})
+            keep_data_uris(runs, {runs[0].model_id: {"image": True}})
         return len(log.captured_queries)
 
     assert cost(1) == cost(50) == 4  # BEGIN, the assets, the inputs, COMMIT
@@ -142,3 +142,24 @@ def test_a_function_reads_it_like_any_other_picture() -> None:
     assert run.input["image"].startswith("runflow://assets/")
     assert sorted(Asset.objects.values_list("source_type", flat=True)) == ["input", "run"]
     assert batch.items_total == 1
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        {"variable_type_code": "image", "validator_code": "url", "validator_attrs": {"schemes": ["data"]}},
+        {
+            "variable_type_code": "array",
+            "validator_code": "items",
+            "validator_attrs": {"type": "image", "validator_code": "url", "validator_attrs": {"schemes": ["data"]}},
+        },
+    ],
+    ids=["one", "a list"],
+)
+def test_an_input_that_may_not_name_an_asset_stays_so_that_a_replay_accepts_it(declaration: dict[str, Any]) -> None:
+    value = data_uri(b"a")
+    item = {"image": [value] if declaration["variable_type_code"] == "array" else value}
+    make_batch(model=make_model(inputs=({"name": "image", **declaration},)), items=[item])
+    engine.execute(provider_id=Run.objects.get().provider_id)
+    assert Run.objects.get().input == item
+    assert Asset.objects.filter(source_type="input").count() == 0

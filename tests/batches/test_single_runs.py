@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from django.core.files.storage import default_storage
 from django.db import transaction
+from hypothesis import given
+from hypothesis import strategies as st
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from assets.models import Asset
@@ -18,6 +20,8 @@ from batches.cancellation import cancel
 from batches.models import Batch, BatchItem, Run
 from callbacks.models import CallbackDelivery
 from models_registry.models import Model, ModelStatus, ProviderLink
+from tests.batches.test_api_properties import INPUTS as VARIOUS_INPUTS
+from tests.batches.test_api_properties import SHARED, assert_in_contract, items, texts, urls, values
 from tests.conftest import Api, Rung
 from tests.contract.checks import (
     CommittingApi,
@@ -40,6 +44,16 @@ INPUTS: list[dict[str, Any]] = [
         "default_value": 1,
     },
 ]
+run_bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "input": items | values,
+        "client_ref": texts | values,
+        "metadata": st.dictionaries(texts, values, max_size=4) | values,
+        "callback_url": urls | values,
+        "more": values,
+    },
+)
 # A provider-only model of the local provider: what is posted is what the adapter is sent.
 AS_IT_IS: list[dict[str, Any]] = [
     {"name": "function", "variable_type_code": "string"},
@@ -285,6 +299,20 @@ def test_of_more_than_five_hundred_faults_the_last_says_how_many_are_left_out(
 def test_a_body_that_is_no_json_object_is_400(api: CommittingApi, model: Model, rung: Rung, body: bytes) -> None:
     assert_error(api.post(url(model), body), 400, "BAD_REQUEST")
     assert_nothing_happened(rung)
+
+
+@SHARED
+@given(body=run_bodies.map(lambda body: json.dumps(body).encode()) | st.binary())
+def test_whatever_body_is_posted_is_answered_in_the_contracts_words(
+    api: CommittingApi, rung: Rung, body: bytes
+) -> None:
+    model = make_model(inputs=VARIOUS_INPUTS)
+    before = Run.objects.count()
+    response = api.post(url(model), body)
+    assert response.status_code in (201, 400, 422), response.content
+    assert_in_contract(response, 201, "RunMinimum")
+    assert Run.objects.count() == before + (response.status_code == 201)
+    assert Batch.objects.count() == 0
 
 
 # --- Dry run, idempotency, doorbells, statements ----------------------------------------------------------------------
