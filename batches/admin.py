@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 from assets.models import AssetType
 from assets.services import sign_url
 from batches.cancellation import cancel
-from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Run, RunStatus
+from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Heartbeat, Run, RunStatus
 from batches.output import money
 from batches.replays import replay_failed
 from batches.services import redeliver_callbacks
@@ -311,6 +311,17 @@ class BatchItemAdmin(ReadOnlyAdmin[BatchItem]):
     @admin.display(description="run")
     def run_link(self, item: BatchItem) -> SafeString:
         return link_to("batches_run", item.run_id, shortened(item.run_id))
+
+
+@admin.register(Heartbeat)
+class HeartbeatAdmin(ReadOnlyAdmin[Heartbeat]):
+    list_display = ["name", "beat"]
+    search_fields = ["name"]
+    search_help_text = "A name."
+    fields = ["name", "beat"]
+    readonly_fields = ["beat"]
+
+    beat = moment_column("beat_at")
 
 
 def _seconds(milliseconds: int | None) -> str:

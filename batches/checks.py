@@ -28,3 +28,31 @@ def attempts_are_allowed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.RUN_MAX_ATTEMPTS >= 1:
         return []
     return [Error("RUN_MAX_ATTEMPTS is below 1.", hint="5 is the default.", id="batches.E002")]
+
+
+@register()
+def stalling_takes_longer_than_a_sweep(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """batches.E003: a healthy system would be called stalled between two sweeps."""
+    if settings.STALLED_AFTER >= 2 * settings.SWEEP_INTERVAL:
+        return []
+    return [
+        Error(
+            "STALLED_AFTER_SECONDS is less than twice SWEEP_INTERVAL_SECONDS: a healthy system would be degraded.",
+            hint="60 and 5 are the defaults.",
+            id="batches.E003",
+        )
+    ]
+
+
+@register()
+def tasks_outlast_their_slices(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """batches.E004: a worker would kill its processes while they do what they should."""
+    if 2 * settings.EXECUTE_SLICE.total_seconds() < settings.CELERY_TASK_TIME_LIMIT:
+        return []
+    return [
+        Error(
+            "TASK_TIME_LIMIT_SECONDS is not longer than twice EXECUTE_SLICE_SECONDS: tasks at work would be killed.",
+            hint="7200 is the default; it must be longer than claim_size times run_timeout of any provider.",
+            id="batches.E004",
+        )
+    ]

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from assets.services import discard_files
-from batches import endpoints, lifecycle
+from batches import endpoints, heartbeat, lifecycle
 from batches.endpoints import DRIVE_TASK
 from batches.engine import LeaseKeeper
 from batches.lifecycle import AcceptedRun, ClaimedRun, HeldRun
@@ -146,6 +146,7 @@ class Driver:
         self._is_lost = threading.Event()
         self._ended: list[tuple[_Job, Seen]] = []
         self._is_filling = True
+        self._has_claimed = False
         self._claim_at = 0.0
         self._finish_at = 0.0
         self._stop_at = 0.0
@@ -221,6 +222,9 @@ class Driver:
             endpoint_id=self.endpoint.pk,
         )
         if claimed:
+            if not self._has_claimed:
+                self._has_claimed = True
+                heartbeat.beat(heartbeat.claim_of(self.provider.pk))
             self._submit(claimed)
             self._is_filling = len(self.jobs) < self.endpoint.max_in_flight
         else:

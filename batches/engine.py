@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from assets.services import discard_files
-from batches import lifecycle
+from batches import heartbeat, lifecycle
 from batches.endpoints import ring_endpoints
 from batches.lifecycle import ClaimedRun
 from batches.work import MediaInputs, build_adapter, collect, render_jobs
@@ -55,6 +55,8 @@ def execute(*, provider_id: UUID) -> int:
     settled = 0
     media_inputs: MediaInputs = {}
     while runs := lifecycle.claim_runs(provider_id=provider_id, limit=provider.claim_size):
+        if not settled:
+            heartbeat.beat(heartbeat.claim_of(provider_id))
         settled += execute_set(adapter=adapter, runs=runs, media_inputs=media_inputs)
         if time.monotonic() >= until:
             ring(EXECUTE_TASK, str(provider_id))
@@ -160,3 +162,4 @@ def sweep() -> None:
         pass
     ring_waiting_providers()
     ring_endpoints()
+    heartbeat.beat(heartbeat.SWEEP)

@@ -311,6 +311,19 @@ class BatchItem(models.Model):
         return f"{self.batch_id}[{self.sequence_index}]"
 
 
+class Heartbeat(models.Model):
+    """When something was last done. Written by `heartbeat.beat` alone; read by who asks whether the engine makes progress."""
+
+    name = models.CharField(max_length=100, primary_key=True)
+    beat_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def _duration_ms(row: Batch | Run) -> int | None:
     if row.completed_at is None:
         return None

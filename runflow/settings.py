@@ -83,9 +83,20 @@ TEMPLATES = [
 # --- Database -------------------------------------------------------------------------------------------------------
 
 _database = env.db_url_config(DATABASE_URL)
-# Our statements read few rows, however the planner guesses: with 100,000 runs in the queue, compiling the claim took 13 ms and
-# running it 1 ms.
-_database.setdefault("OPTIONS", {}).setdefault("options", "-c jit=off")
+_database["OPTIONS"] = {
+    # Our statements read few rows, however the planner guesses: with 100,000 runs in the queue, compiling the claim took 13 ms
+    # and running it 1 ms.
+    "options": "-c jit=off",
+    # Seconds. A server that is gone without closing its connections (a failover) is noticed within a minute. The kernel alone
+    # takes a quarter of an hour for what was sent, and two hours where an answer is awaited: workers would be alive and idle.
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+    # What DATABASE_URL says of these counts.
+    **_database.get("OPTIONS", {}),
+}
 DATABASES = {
     "default": {
         **_database,
@@ -212,6 +223,9 @@ DRIVER_LEASE = timedelta(seconds=env.float("DRIVER_LEASE_SECONDS", default=30))
 # A server that is down for longer loses its runs to others; a restart of ComfyUI takes less.
 ENDPOINT_DOWN_GRACE = timedelta(seconds=env.float("ENDPOINT_DOWN_GRACE_SECONDS", default=30))
 SWEEP_INTERVAL = timedelta(seconds=env.float("SWEEP_INTERVAL_SECONDS", default=5))
+# What could be done and is not done for this long stands still, and is told of as such. A message lives for a minute, in which
+# the sweep sends a dozen others; who is not found by then is not found.
+STALLED_AFTER = timedelta(seconds=env.float("STALLED_AFTER_SECONDS", default=60))
 
 # --- Celery ---------------------------------------------------------------------------------------------------------
 
@@ -231,20 +245,41 @@ CELERY_TASK_ROUTES = {
     "assets.purge": {"queue": "maintenance"},
 }
 CELERY_TIMEZONE = "UTC"
-# A doorbell lost with its worker is rung again by the sweep, so a message is done with when it is read.
+# A doorbell lost with its worker is rung again by the sweep, so a message is done with when it is read. That makes Redis's
+# visibility timeout, and what Celery does to late acknowledgements when a connection is lost, of no concern.
 CELERY_TASK_ACKS_LATE = False
+# A worker holds one message more than it works on, for each of its processes. Where tasks may take minutes that one should wait
+# in the broker, for whoever is free: such a worker is started with --disable-prefetch (docs/operating.md). Not by setting: in
+# a pool of threads a place that gets free is then seen up to a second later.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# A child that hangs for good (a local function in an endless loop) is killed and replaced; its runs were given to others long
+# before. Longer than any set may take: claim_size times run_timeout. Processes only: the threads of the io worker wait for
+# others no longer than their timeouts.
+CELERY_TASK_TIME_LIMIT = env.float("TASK_TIME_LIMIT_SECONDS", default=2 * 3600)
+# A child that has grown beyond this (KiB, at its peak) is replaced between two tasks, before the kernel kills one in a set.
+CELERY_WORKER_MAX_MEMORY_PER_CHILD = env.int("WORKER_MAX_MEMORY_MIB", default=1024) * 1024
+# A new child that has not reported within this is killed. Celery's 4 s are too few for a machine that is busy with pictures:
+# it would kill and fork for ever.
+CELERY_WORKER_PROC_ALIVE_TIMEOUT = 30.0
+# SIGTERM waits for the running tasks to end, SIGQUIT so many seconds before it drops them.
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10.0
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+# Workers and beat outlive a broker that is away, at their start and later, for however long. Celery alone gives up after 100
+# attempts, three quarters of an hour, and exits.
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 # Publishing happens after a commit, in a customer's request: fail at once instead of retrying for seconds (kombu does, by
 # its transport options), the sweep rings again.
 CELERY_TASK_PUBLISH_RETRY = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "socket_connect_timeout": 1.0,
-    "socket_timeout": 10.0,
     "max_retries": 0,
     "interval_start": 0,
+    # Seconds. What a broker that hangs costs that request. A worker asks for messages with a wait of 1 s, so not less than 2.
+    "socket_connect_timeout": 1.0,
+    "socket_timeout": 2.0,
+    # A broker that is gone without closing its connections (a failover, a firewall that forgets) sends nothing that could be
+    # read, not even an error. A worker that has heard nothing connects anew: within 21 s, where kombu's 25 made it a minute.
+    "health_check_interval": 10,
 }
 CELERY_BEAT_SCHEDULE = {
     "sweep": {

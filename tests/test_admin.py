@@ -24,7 +24,7 @@ from accounts.models import ApiKey, Organization, Scope
 from accounts.services import find_caller, hash_key
 from assets.models import Asset, AssetType, AssetUpload
 from batches import engine, lifecycle
-from batches.models import Batch, BatchItem, Run
+from batches.models import Batch, BatchItem, Heartbeat, Run
 from callbacks.models import CallbackAttempt, CallbackDelivery, CallbackSecret
 from callbacks.services import create_secret, disable_secret, signing_keys
 from idempotency.models import IdempotencyRecord
@@ -119,6 +119,7 @@ def make_one_of_everything() -> None:
     make_record(organization=organization)
     create_secret(organization=organization, label="shop")
     make_attempt(organization=organization)
+    Heartbeat.objects.create(name=f"claim {provider.pk}", beat_at=timezone.now())
 
 
 # --- Every page -------------------------------------------------------------------------------------------------------

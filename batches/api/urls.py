@@ -3,8 +3,10 @@
 from django.urls import path
 
 from batches.api import views
+from batches.api.readiness import ReadinessView
 
 urlpatterns = [
+    path("readiness", ReadinessView.as_view(), name="readiness"),
     path("models/<str:owner>/<path:slug>/batches", views.ModelBatchesView.as_view(), name="model-batches"),
     path("models/<str:owner>/<path:slug>/runs", views.ModelRunsView.as_view(), name="model-runs"),
     path("batches/<str:batch_id>", views.BatchView.as_view(), name="batch"),

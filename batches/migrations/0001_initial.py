@@ -92,6 +92,16 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Heartbeat',
+            fields=[
+                ('name', models.CharField(max_length=100, primary_key=True, serialize=False)),
+                ('beat_at', models.DateTimeField()),
+            ],
+            options={
+                'ordering': ['name'],
+            },
+        ),
+        migrations.CreateModel(
             name='BatchItem',
             fields=[
                 ('id', models.UUIDField(default=runflow.lib.ids.uuid7, editable=False, primary_key=True, serialize=False)),

@@ -144,7 +144,7 @@ def start_application(supervisor: Processes, env: Mapping[str, str], listener: s
     # Two, so that receivers of callbacks that are slow never keep a run waiting. One computes, in processes; the other waits
     # for other people's servers, in threads.
     for name, *options in (
-        ("worker", "-Q", "dispatch,maintenance", "-c", "2"),
+        ("worker", "-Q", "dispatch,maintenance", "-c", "2", "--disable-prefetch"),
         ("io", "-Q", "drive,callbacks", "-P", "threads", "-c", "16"),
     ):
         argv = [*celery, "worker", *options, "-n", f"{name}@%h", "--loglevel", "INFO"]

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import current_app
+from celery.app.defaults import DEFAULTS
+from django.conf import settings
 from django.core.checks import run_checks
 from django.utils.module_loading import import_string
+from kombu.transport.redis import Transport
+
+from models_registry.models import Provider
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,6 +84,40 @@ def test_https_turns_the_secure_settings_on() -> None:
     assert done.stdout == "(True, True, ['runflow.example'])\n"
 
 
+def test_the_database_url_has_the_last_word_on_its_options() -> None:
+    options = "s.DATABASES['default']['OPTIONS']"
+    done = read_setting(f"{options}['options'], {options}['connect_timeout'], {options}['keepalives_idle']", **NEEDED)
+    assert done.stdout == "('-c jit=off', 5, 30)\n", done.stderr
+    url = NEEDED["DATABASE_URL"] + "?connect_timeout=9&sslmode=require"
+    done = read_setting(f"{options}['connect_timeout'], {options}['sslmode']", **NEEDED | {"DATABASE_URL": url})
+    assert done.stdout == "(9, 'require')\n", done.stderr
+
+
+# --- Celery -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_celery_setting_is_one_that_celery_knows() -> None:
+    """A misspelt one would have no effect, and say nothing."""
+    ours = {name.removeprefix("CELERY_").lower() for name in dir(settings) if name.startswith("CELERY_")}
+    assert ours - set(DEFAULTS) == set()
+
+
+def test_a_worker_waits_for_its_broker_without_end_and_a_customer_does_not() -> None:
+    # None: for ever. 0 would be: not once.
+    assert current_app.conf.broker_connection_max_retries is None
+    assert (current_app.conf.task_publish_retry, current_app.conf.broker_transport_options["max_retries"]) == (False, 0)
+
+
+def test_an_idle_worker_is_not_taken_for_one_whose_broker_hangs() -> None:
+    """Redis answers a blocking read after this time where there is nothing: that must not be a time-out."""
+    assert settings.CELERY_BROKER_TRANSPORT_OPTIONS["socket_timeout"] > Transport.brpop_timeout
+
+
+def test_a_set_of_the_default_size_may_take_its_time() -> None:
+    longest = Provider._meta.get_field("claim_size").default * Provider._meta.get_field("run_timeout").default
+    assert longest < settings.CELERY_TASK_TIME_LIMIT
+
+
 @pytest.mark.parametrize(
     ("name", "value", "check_id", "is_deployment"),
     [
@@ -85,6 +125,8 @@ def test_https_turns_the_secure_settings_on() -> None:
         ("PUBLIC_BASE_URL", "http://127.0.0.1:8000", "assets.W001", True),
         ("RUN_LEASE", timedelta(milliseconds=500), "batches.E001", False),
         ("RUN_MAX_ATTEMPTS", 0, "batches.E002", False),
+        ("STALLED_AFTER", timedelta(seconds=9), "batches.E003", False),
+        ("CELERY_TASK_TIME_LIMIT", 10.0, "batches.E004", False),
     ],
 )
 def test_a_combination_that_cannot_work_is_named(

@@ -1,0 +1,28 @@
+"""When the engine last did something, in rows: what tells a system that stands still from one that has nothing to do."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from django.db import connection
+
+# What beats: a sweep that came to its end, and each provider whose runs were claimed.
+SWEEP = "sweep"
+
+# Many workers may claim at once: one of them a second is enough.
+_BEAT = """
+INSERT INTO batches_heartbeat AS heartbeat (name, beat_at) VALUES (%(name)s, statement_timestamp())
+ON CONFLICT (name) DO UPDATE SET beat_at = EXCLUDED.beat_at
+ WHERE heartbeat.beat_at < EXCLUDED.beat_at - interval '1 second'
+"""
+
+
+def claim_of(provider_id: UUID) -> str:
+    """The name under which claims of a provider's runs beat; statements spell it too."""
+    return f"claim {provider_id}"
+
+
+def beat(name: str) -> None:
+    """Note that this happened now. At most one beat of a name a second is written."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BEAT, {"name": name})
