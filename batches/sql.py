@@ -342,7 +342,7 @@ RETURNING id, endpoint_id
 
 NOTE_CANCEL = """
 UPDATE batches_batch SET cancel_requested_at = statement_timestamp(), cancel_reason = %(reason)s
- WHERE id = ANY(%(batch_ids)s) AND cancel_requested_at IS NULL
+ WHERE id = ANY(%(batch_ids)s) AND completed_at IS NULL AND cancel_requested_at IS NULL
 """
 
 # --- Batches whose time is over -----------------------------------------------------------------------------------------

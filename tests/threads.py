@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from django.db import connection
 
@@ -69,3 +71,47 @@ def lock_waiters() -> int:
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         return int(cursor.fetchone()[0])
+
+
+_STALL = """
+CREATE OR REPLACE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.id = TG_ARGV[0]::uuid THEN
+        PERFORM pg_advisory_xact_lock(20260101);
+    END IF;
+    RETURN NEW;
+END $$
+"""
+
+
+@contextmanager
+def stalled_at(table: str, pk: UUID) -> Iterator[Callable[[], None]]:
+    """Whoever updates this row waits, in the middle of its statement, until the function that this gives is called.
+
+    What lies between two rows of one statement can be reached in no other way.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_STALL)
+        # Names and ids of the test's own.
+        cursor.execute(f"CREATE TRIGGER stall BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION stall('{pk}')")
+        cursor.execute("SELECT pg_advisory_lock(20260101)")
+        held = [True]
+
+        def let_go() -> None:
+            if held:
+                held.pop()
+                cursor.execute("SELECT pg_advisory_unlock(20260101)")
+
+        try:
+            yield let_go
+        finally:
+            let_go()
+            wait_until(lambda: lock_waiters() == 0, what="who was stalled to go on")
+            cursor.execute(f"DROP TRIGGER stall ON {table}")
+            cursor.execute("DROP FUNCTION stall()")
+
+
+def row_by_row() -> None:
+    """Of this connection: joins take a row, then the next, however small the tables are."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET enable_hashjoin = off; SET enable_mergejoin = off")
