@@ -43,6 +43,7 @@ class Server:
         self.on_submit: Callable[[Job], Submitted] | None = None
         self.on_poll: Callable[[], None] | None = None
         self.on_collect: Callable[[], None] | None = None
+        self.connections: list[ScriptedConnection] = []
         self.lock = threading.Lock()
 
     def finish(self, *job_ids: str) -> None:
@@ -81,6 +82,7 @@ class ScriptedConnection:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.is_open = True
+        server.connections.append(self)
 
     def submit(self, jobs: Sequence[Job]) -> list[Submitted]:
         return [self._submit(job) for job in jobs]

@@ -43,9 +43,9 @@ def change(table: type[Any], make: Callable[[], object], **changes: Any) -> Call
 
 
 def repeat(table: type[Any], make: Callable[[], object], **changes: Any) -> Callable[[], object]:
-    def act() -> object:
+    def act() -> None:
         make()
-        return again(table.objects.all()[0], **changes)
+        again(table.objects.all()[0], **changes)
 
     return act
 

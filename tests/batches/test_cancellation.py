@@ -151,7 +151,9 @@ def test_the_driver_of_a_server_is_rung(rung: Rung, settings: Any) -> None:
     endpoint = Endpoint.objects.get()
     lifecycle.claim_runs(provider_id=provider.pk, limit=1, endpoint_id=endpoint.pk)
     rung.calls.clear()
-    cancel(batch_ids=[batch.pk])
+    with transaction.atomic():
+        cancel(batch_ids=[batch.pk])
+        assert rung.calls == [], "it would look before there is something to see"
     assert rung.calls == [("batches.drive", (str(endpoint.pk),))]
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from django.conf import settings as django_settings
 from django.db import connection
+from django.db.models import F
 from django.utils import timezone
 
+from assets.models import Asset
 from batches import driver, endpoints, engine, lifecycle
 from batches.endpoints import share_of
 from batches.models import Batch, Run
@@ -18,7 +22,7 @@ from models_registry.models import Endpoint, Model, Provider, ProviderStatus
 from providers.base import Accepted, Canceled, Done, Job, Rejected, Submitted, Unavailable, Unknown, Waiting
 from tests.conftest import Rung
 from tests.factories import make_batch, make_model
-from tests.scripted import ADAPTERS, Server, make_servers
+from tests.scripted import ADAPTERS, ScriptedConnection, Server, make_servers
 from tests.threads import InThread, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -276,6 +280,40 @@ def test_a_run_over_its_time_is_stopped_and_fails(settings: Any) -> None:
     assert young.status_code == "running"
 
 
+def test_a_run_that_leaves_no_trace_after_it_was_to_be_stopped_is_canceled(settings: Any) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server()
+    driver.drive(endpoint_id=endpoint.pk)
+    Run.objects.update(cancel_requested_at=timezone.now())
+    driver.drive(endpoint_id=endpoint.pk)
+    server.states.clear()
+    driver.drive(endpoint_id=endpoint.pk)
+    assert statuses() == ["canceled"]
+
+
+def test_a_server_is_asked_to_stop_a_run_until_it_has_ended(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server()
+    driver.drive(endpoint_id=endpoint.pk)
+    Run.objects.update(cancel_requested_at=timezone.now())
+    lost: list[str] = []
+    monkeypatch.setattr(ScriptedConnection, "cancel", lambda self, jobs: lost.extend(job.job_id for job in jobs))
+    for _ in range(3):
+        driver.drive(endpoint_id=endpoint.pk)
+    assert lost == server.ids() * 3
+
+
+def test_a_run_over_its_time_that_never_began_is_done_again(settings: Any) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server(run_timeout=60)
+    driver.drive(endpoint_id=endpoint.pk)
+    server.states = dict.fromkeys(server.states, Waiting(is_running=False))
+    Run.objects.update(dispatched_at=timezone.now() - timedelta(seconds=61))
+    driver.drive(endpoint_id=endpoint.pk)
+    assert server.canceled == server.ids()
+    assert statuses() == ["queued"]
+
+
 # --- Drivers ----------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +438,146 @@ def test_runs_that_may_not_be_claimed_do_not_make_a_driver_ring_for_ever(rung: R
     assert rung.calls == []
 
 
+@pytest.mark.parametrize("how", ["in peace", "without an answer", "with its lease lost"])
+def test_a_driver_leaves_neither_a_lease_nor_a_connection_behind(how: str, settings: Any) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server()
+    server.is_down = how == "without an answer"
+    with pytest.MonkeyPatch.context() as patch:
+        if how == "with its lease lost":
+            patch.setattr(driver.Driver, "_fence", lambda self: lose())
+        driver.drive(endpoint_id=endpoint.pk)
+    endpoint.refresh_from_db()
+    assert (endpoint.driver_token, endpoint.driver_lease_expires_at) == (None, None)
+    assert [connection.is_open for connection in server.connections] == [False]
+
+
+def lose() -> None:
+    raise driver._LeaseLost
+
+
+def test_a_server_that_cannot_be_driven_is_left_to_who_comes_after_it_was_mended(settings: Any) -> None:
+    endpoint, server, _ = one_server()
+    Provider.objects.update(adapter_code="nonesuch")
+    assert driver.drive(endpoint_id=endpoint.pk) == 0
+    Provider.objects.update(adapter_code="scripted")
+    server.on_poll = server.finish
+    assert driver.drive(endpoint_id=endpoint.pk) == 1
+
+
+def test_a_driver_keeps_its_lease_while_it_is_at_work(settings: Any) -> None:
+    settings.DRIVER_LEASE = timedelta(seconds=0.3)
+    endpoint, server, _ = one_server()
+
+    def lease() -> Any:
+        return Endpoint.objects.values_list("driver_lease_expires_at", flat=True).get()
+
+    def work() -> None:
+        first = lease()
+        wait_until(lambda: lease() > first, what="the lease to be prolonged")
+        server.finish()
+
+    server.on_poll = work
+    assert driver.drive(endpoint_id=endpoint.pk) == 1
+
+
+def test_a_driver_that_hangs_longer_than_anything_may_take_loses_its_lease(settings: Any) -> None:
+    settings.DRIVER_LEASE = timedelta(seconds=0.1)
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server(run_timeout=0)
+    tokens: list[UUID | None] = []
+
+    def is_taken() -> bool:
+        tokens.append(endpoints.take_endpoint(endpoint_id=endpoint.pk))
+        return tokens[-1] is not None
+
+    def hang(job: Job) -> Submitted:
+        wait_until(is_taken, what="another driver to take the server over")
+        return Accepted(job.job_id)
+
+    server.on_submit = hang
+    driver.drive(endpoint_id=endpoint.pk)
+    assert Endpoint.objects.get().driver_token == tokens[-1] is not None
+
+
+def test_a_driver_whose_lease_was_taken_stops_nothing(settings: Any) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server()
+    driver.drive(endpoint_id=endpoint.pk)
+    Run.objects.update(cancel_requested_at=timezone.now())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver.Driver, "_fill", lambda self: self._is_lost.set() or 0)
+        driver.drive(endpoint_id=endpoint.pk)
+    assert server.canceled == []
+    driver.drive(endpoint_id=endpoint.pk)
+    assert server.canceled == server.ids()
+
+
+def test_a_run_at_a_server_has_a_lease_for_as_long_as_it_may_take_and_two_minutes(settings: Any) -> None:
+    end_slices_at_once(settings)
+    endpoint, _, _ = one_server(run_timeout=60)
+    driver.drive(endpoint_id=endpoint.pk)
+    run = Run.objects.get()
+    assert run.lease_expires_at is not None
+    assert run.dispatched_at is not None
+    assert run.lease_expires_at - run.dispatched_at == timedelta(seconds=60 + 120)
+
+
+def test_a_driver_takes_over_what_is_at_its_server_oldest_first_and_nothing_that_has_ended(settings: Any) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server(3, max_in_flight=3)
+    driver.drive(endpoint_id=endpoint.pk)
+    first, second, third = Run.objects.order_by("pk")
+    Run.objects.filter(pk=third.pk).update(dispatched_at=timezone.now() - timedelta(seconds=9))
+    assert [run.id for run in lifecycle.runs_at(endpoint_id=endpoint.pk)] == [third.pk, first.pk, second.pk]
+    server.finish()
+    driver.drive(endpoint_id=endpoint.pk)
+    assert lifecycle.runs_at(endpoint_id=endpoint.pk) == []
+
+
+def test_files_of_a_run_that_was_lost_meanwhile_are_discarded() -> None:
+    endpoint, server, _ = one_server()
+    server.on_poll = server.finish
+
+    def lose_it() -> None:
+        Run.objects.update(attempt=F("attempt") + 1)
+
+    server.on_collect = lose_it
+    root = Path(django_settings.MEDIA_ROOT)
+    before = {path for path in root.rglob("*") if path.is_file()}
+    assert driver.drive(endpoint_id=endpoint.pk) == 0
+    assert {path for path in root.rglob("*") if path.is_file()} == before
+    assert Asset.objects.count() == 0
+
+
+def test_no_more_are_handed_over_looked_at_and_collected_at_a_time_than_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "_MOST_SUBMITTED", 3)
+    monkeypatch.setattr(driver, "_MOST_LOOKED_AT", 4)
+    monkeypatch.setattr(driver, "_MOST_COLLECTED", 2)
+    sizes: dict[str, list[int]] = {"submit": [], "poll": [], "collect": []}
+
+    def count(name: str, real: Any) -> None:
+        def counting(self: Any, jobs: Any) -> Any:
+            sizes[name].append(len(jobs))
+            return real(self, jobs)
+
+        monkeypatch.setattr(ScriptedConnection, name, counting)
+
+    for name in sizes:
+        count(name, getattr(ScriptedConnection, name))
+    endpoint, server, _ = one_server(10, max_in_flight=10)
+
+    def finish_when_full() -> None:
+        if len(server.submitted) == 10:
+            server.finish()
+
+    server.on_poll = finish_when_full
+    assert driver.drive(endpoint_id=endpoint.pk) == 10
+    assert {name: max(each) for name, each in sizes.items()} == {"submit": 3, "poll": 4, "collect": 2}
+
+
 # --- Pausing, and servers that are down -------------------------------------------------------------------------------
 
 
@@ -471,6 +649,69 @@ def test_a_server_that_is_down_takes_nothing_new(rung: Rung) -> None:
     assert server.submitted == []
     assert statuses() == ["queued"]
     assert Run.objects.get().attempt == 0
+
+
+@pytest.mark.parametrize(("down_for", "delay"), [(0.0, 2.0), (3.0, 2.0), (20.0, 10.0), (120.0, 60.0), (9000.0, 60.0)])
+def test_a_server_that_stays_down_is_left_alone_longer_each_time_and_a_minute_at_most(
+    down_for: float, delay: float
+) -> None:
+    endpoint, _, _ = one_server()
+    token = endpoints.take_endpoint(endpoint_id=endpoint.pk)
+    assert token is not None
+    before = timezone.now()
+    endpoints.mark_down(endpoint_id=endpoint.pk, token=token, reason="", down_for=down_for)
+    retry_at = Endpoint.objects.values_list("retry_at", flat=True).get()
+    assert retry_at is not None
+    assert timedelta(seconds=delay) <= retry_at - before < timedelta(seconds=delay + 1)
+
+
+def test_a_server_that_was_never_down_is_not_said_to_be_up_again(caplog: pytest.LogCaptureFixture) -> None:
+    endpoint, server, _ = one_server()
+    server.is_instant = True
+    driver.drive(endpoint_id=endpoint.pk)
+    assert "is up again" not in caplog.text
+
+
+@pytest.mark.parametrize("what", ["down", "paused"])
+def test_a_server_that_takes_nothing_has_no_share(what: str) -> None:
+    provider, _ = make_servers(2)
+    make_batch(model=make_model(provider=provider), items=[{"text": "a"}, {"text": "b"}])
+    first, second = Endpoint.objects.order_by("base_url")
+
+    def share() -> int:
+        return endpoints.places_to_fill(provider_id=provider.pk, endpoint_id=first.pk, taken=0, free=2)
+
+    assert share() == 1
+    changes: Any = {"down": {"down_since": timezone.now()}, "paused": {"status_code": ProviderStatus.PAUSED}}[what]
+    Endpoint.objects.filter(pk=second.pk).update(**changes)
+    assert share() == 2
+
+
+def test_what_is_due_later_rings_nobody_and_is_not_counted(rung: Rung) -> None:
+    endpoint, _, _ = one_server()
+    assert endpoints.ring_endpoints() == 1
+    assert endpoints.count_due(provider_id=endpoint.provider_id) == 1
+    Run.objects.update(due_at=timezone.now() + timedelta(seconds=60))
+    assert endpoints.ring_endpoints() == 0
+    assert endpoints.count_due(provider_id=endpoint.provider_id) == 0
+
+
+@pytest.mark.parametrize("table", [Provider, Endpoint])
+def test_what_is_paused_is_rung_only_while_runs_are_at_it(table: Any, rung: Rung) -> None:
+    endpoint, _, _ = one_server(2)
+    table.objects.update(status_code=ProviderStatus.PAUSED)
+    assert endpoints.ring_endpoints() == 0
+    lifecycle.claim_runs(provider_id=endpoint.provider_id, limit=1, endpoint_id=endpoint.pk)
+    assert endpoints.ring_endpoints() == 1
+
+
+def test_a_server_that_was_down_is_looked_at_again_when_its_pause_is_over_though_nothing_waits(rung: Rung) -> None:
+    make_servers()
+    assert endpoints.ring_endpoints() == 0
+    Endpoint.objects.update(down_since=timezone.now(), retry_at=timezone.now() + timedelta(seconds=60))
+    assert endpoints.ring_endpoints() == 0
+    Endpoint.objects.update(retry_at=timezone.now())
+    assert endpoints.ring_endpoints() == 1
 
 
 # --- Several servers --------------------------------------------------------------------------------------------------

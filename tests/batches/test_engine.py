@@ -6,6 +6,7 @@ import socket
 import threading
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from celery import Celery, current_app
 from django.conf import settings as django_settings
 from django.core.files.storage import default_storage
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -175,8 +176,8 @@ class PausingAdapter:
         assert self.go.wait(10)
         return [Finished(()) for _ in jobs]
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> PausingAdapter:
+        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.go.set()
@@ -250,6 +251,46 @@ def _stored_files() -> set[str]:
     return {str(path) for path in root.rglob("*") if path.is_file()}
 
 
+def test_a_run_that_was_lost_before_it_began_is_not_performed() -> None:
+    make_batch(items=[{"text": "a"}, {"text": "b"}])
+    mine, lost = lifecycle.claim_runs(provider_id=Run.objects.all()[0].provider_id, limit=2)
+    Run.objects.filter(pk=lost.id).update(attempt=2)
+    with PausingAdapter() as adapter:
+        adapter.go.set()
+        assert engine.execute_set(adapter=adapter, runs=[mine, lost], media_inputs={}) == 1
+    assert [job.run_id for job in adapter.jobs] == [str(mine.id)]
+    assert Run.objects.get(pk=lost.id).status_code == "dispatching"
+
+
+def test_a_renewal_that_the_database_refused_is_followed_by_another(caplog: pytest.LogCaptureFixture) -> None:
+    renewals = []
+    again = threading.Event()
+
+    def renew() -> None:
+        renewals.append(1)
+        if len(renewals) == 1:
+            raise DatabaseError("the server closed the connection unexpectedly")
+        again.set()
+
+    with engine.LeaseKeeper(renew, every=0.01, longest=30.0):
+        assert again.wait(10)
+    assert "Could not renew leases" in caplog.text
+
+
+def test_who_looks_often_renews_only_in_time(settings: Any) -> None:
+    make_batch()
+    runs = lifecycle.claim_runs(provider_id=Run.objects.get().provider_id, limit=1)
+    Run.objects.update(lease_expires_at=timezone.now())
+
+    def is_renewed_by(watch: engine.Watch) -> bool:
+        watch.look()
+        return Run.objects.filter(lease_expires_at__gt=timezone.now()).exists()
+
+    assert not is_renewed_by(engine.Watch(runs))
+    settings.RUN_LEASE_RENEWAL = timedelta(0)
+    assert is_renewed_by(engine.Watch(runs))
+
+
 # --- Doorbells and the sweep --------------------------------------------------------------------------------------------
 
 
@@ -292,6 +333,22 @@ def test_the_sweep_gives_back_expired_leases_and_rings_where_work_waits(rung: Ru
     tasks.sweep()
     assert set(Run.objects.values_list("status_code", flat=True)) == {"queued"}
     assert rung.calls == [("batches.execute", (str(provider.pk),))] * 4
+
+
+@pytest.mark.parametrize("what", ["return_expired", "fail_overdue"])
+def test_one_sweep_ends_all_that_is_to_be_ended_however_much(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, _ = make_batch(model=make_model(batch_timeout=60), items=[{"text": str(n)} for n in range(5)])
+    past = timezone.now() - timedelta(hours=1)
+    if what == "return_expired":
+        lifecycle.claim_runs(provider_id=Run.objects.all()[0].provider_id, limit=5)
+        Run.objects.update(lease_expires_at=past, max_attempts=1)
+    else:
+        Batch.objects.update(created_at=past)
+    monkeypatch.setattr(lifecycle, "SWEEP_LIMIT", 2)
+    monkeypatch.setattr(lifecycle, what, partial(getattr(lifecycle, what), limit=2))
+    engine.sweep()
+    batch.refresh_from_db()
+    assert (batch.status_code, batch.items_failed) == ("failed", 5)
 
 
 def test_the_sweep_rings_nobody_when_nothing_waits(rung: Rung) -> None:

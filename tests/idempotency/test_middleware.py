@@ -16,7 +16,8 @@ import pytest
 from cryptography.fernet import Fernet
 from django.conf import settings as django_settings
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection, transaction
+from django.test import Client
 from django.utils import timezone
 
 from batches import services as batch_services
@@ -194,6 +195,50 @@ def test_an_expired_record_no_longer_counts(api: Api, model: Model) -> None:
 def test_a_read_with_the_header_is_not_recorded(api: Api, model: Model) -> None:
     batch, _ = make_batch(organization=api.organization, model=model)
     assert api.get(f"/v1/batches/{batch.pk}", Idempotency_Key="k").status_code == 200
+    assert IdempotencyRecord.objects.count() == 0
+
+
+def test_the_bound_on_waiting_ends_with_the_request(api: Api, model: Model) -> None:
+    post(api, model)
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW lock_timeout")
+        assert cursor.fetchone() == ("0",)
+
+
+def test_a_database_that_is_away_is_no_twin(api: Api, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**given: Any) -> None:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(services, "reserve", away)
+    response = post(api, model)
+    assert (response.status_code, response.json()["code"]) == (503, "SERVICE_UNAVAILABLE")
+    assert row_counts() == (0, 0, 0, 0)
+
+
+def test_a_record_that_expires_between_two_looks_is_asked_for_again(
+    api: Api, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(api, model)
+    monkeypatch.setattr(services, "find_record", lambda **given: None)
+    response = post(api, model)
+    assert response.status_code == 409
+    assert response.json()["errors"][0]["type"] == "idempotency_in_flight"
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_method_path_and_body_make_a_request_what_it_is() -> None:
+    requests = [
+        {"method": method, "path": path, "body": body}
+        for method in ("PATCH", "DELETE")
+        for path in ("/v1/a", "/v1/b")
+        for body in (b"{}", b"[]")
+    ]
+    assert len({services.fingerprint(**request) for request in requests}) == len(requests)  # type: ignore[arg-type]
+
+
+def test_a_key_of_nobody_is_no_key(model: Model) -> None:
+    response = Client().post(f"/v1/models/{model}/batches", BODY, headers={"Idempotency-Key": "k"})
+    assert response.status_code == 401
     assert IdempotencyRecord.objects.count() == 0
 
 
@@ -453,6 +498,14 @@ def test_the_purge_deletes_expired_records_only_slice_by_slice(api: Api, monkeyp
     make_records(api.organization, expired=5, kept=2)
     assert services.purge_expired() == 5
     assert sorted(IdempotencyRecord.objects.values_list("key", flat=True)) == ["k5", "k6"]
+
+
+def test_of_two_purges_at_once_the_second_waits_for_nobody(api: Api) -> None:
+    make_records(api.organization, expired=1, kept=1)
+    with transaction.atomic():
+        assert services.purge_expired() == 1
+        with InThread(services.purge_expired) as other:
+            assert other.result == 0
 
 
 def test_the_command_only_counts_without_apply(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
