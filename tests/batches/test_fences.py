@@ -24,7 +24,7 @@ from callbacks import sql as callbacks_sql
 from callbacks.lifecycle import Attempt
 from callbacks.models import CallbackDelivery
 from models_registry.models import Endpoint
-from tests.factories import end_batch, make_batch, make_model
+from tests.factories import end_batch, make_batch, make_delivery, make_model
 from tests.scripted import make_servers
 from tests.threads import InThread, lock_waiters, row_by_row, stalled_at, wait_until
 
@@ -286,6 +286,7 @@ def test_of_two_who_fail_what_is_overdue_the_second_waits_for_nobody() -> None:
 def test_whoever_locks_many_rows_locks_them_in_id_order_or_waits_for_none(count_queries: Callable[..., Any]) -> None:
     """The guard against deadlocks. By the SQL that is emitted: an order that is right by chance shows in no race."""
     batch, run = one_at_work()
+    make_delivery()
     with count_queries() as log:
         claim(batch)
         lifecycle.settle(settlements=[succeeded(run)])
@@ -304,5 +305,6 @@ def test_whoever_locks_many_rows_locks_them_in_id_order_or_waits_for_none(count_
     waiting = {statement for statement in locking if "SKIP LOCKED" not in statement}
     assert len(locking) >= 9, locking
     assert len(waiting) >= 5, waiting
+    assert any("callbacks_callbackdelivery" in statement for statement in waiting)
     for statement in waiting:
         assert re.search(r"ORDER BY (\w+\.)?id FOR NO KEY UPDATE", statement), statement

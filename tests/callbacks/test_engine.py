@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any
@@ -291,3 +292,44 @@ def test_the_sweep_gives_back_what_a_dead_worker_held_and_rings_when_something_i
     make_due()
     engine.sweep()
     assert rung.calls == [("callbacks.deliver", ())]
+
+
+def test_one_sweep_gives_back_all_expired_leases_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(5):
+        make_delivery()
+    lifecycle.claim_deliveries(limit=5)
+    CallbackDelivery.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    monkeypatch.setattr(engine, "SWEEP_LIMIT", 2)
+    monkeypatch.setattr(engine, "return_expired", partial(lifecycle.return_expired, limit=2))
+    engine.sweep()
+    assert CallbackDelivery.objects.filter(lease_expires_at=None).count() == 5
+
+
+def test_no_more_are_on_their_way_than_a_worker_has_places(settings: Any) -> None:
+    settings.CALLBACK_CONCURRENCY, settings.CALLBACK_HOST_CONCURRENCY = 2, 10
+    on_their_way: list[int] = []
+
+    def look(handler: Any) -> None:
+        on_their_way.append(CallbackDelivery.objects.filter(lease_expires_at__isnull=False).count())
+        connection.close()  # this thread's own
+        handler.answer(200)
+
+    with receiver(*[look] * 6) as server:
+        for _ in range(6):
+            make_delivery(callback_url=server.url)
+        assert engine.deliver() == 6
+    assert max(on_their_way) == 2
+
+
+def test_a_fault_of_ours_is_an_attempt_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **given: Any) -> None:
+        raise RuntimeError("secret inside")
+
+    make_delivery()
+    monkeypatch.setattr("runflow.lib.outbound.post", broken)
+    assert engine.deliver() == 1
+    assert log() == [(1, None, None, "Something went wrong on our side.")]
+    assert CallbackDelivery.objects.get().lease_expires_at is None
+    assert "could not be sent" in caplog.text

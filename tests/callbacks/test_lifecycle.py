@@ -15,11 +15,12 @@ from django.utils import timezone
 
 from callbacks import lifecycle
 from callbacks.lifecycle import Attempt, ClaimedDelivery, Draft
-from callbacks.models import CallbackAttempt, CallbackDelivery, SubjectType
+from callbacks.models import CallbackAttempt, CallbackDelivery, CallbackSecret, SubjectType
+from callbacks.services import create_secret
 from runflow.lib.ids import uuid7
 from tests.conftest import Rung
 from tests.factories import make_delivery, make_organization
-from tests.threads import InThread, lock_waiters, wait_until
+from tests.threads import InThread, lock_waiters, row_by_row, stalled_at, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -194,6 +195,48 @@ def test_a_claim_costs_the_same_statements_for_one_delivery_and_for_a_hundred(
     assert len(one.captured_queries) == len(many.captured_queries) == 4  # BEGIN, turn, claim, COMMIT
 
 
+def test_the_oldest_of_a_host_goes_first() -> None:
+    created = list(lifecycle.create_deliveries(drafts=drafts(3), is_automatic=True).values())
+    for age, pk in enumerate(created):
+        CallbackDelivery.objects.filter(pk=pk).update(next_attempt_at=timezone.now() - timedelta(seconds=age))
+    claims = [[each.id for each in lifecycle.claim_deliveries(limit=1)] for _ in range(3)]
+    assert claims == [[pk] for pk in reversed(created)]
+
+
+def test_the_turn_of_a_claim_is_given_up_with_its_transaction() -> None:
+    make_delivery()
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        lifecycle.claim_deliveries(limit=1)
+        raise ZeroDivisionError
+    with InThread(lambda: lifecycle.claim_deliveries(limit=1)) as other:
+        assert len(other.result) == 1
+
+
+def test_a_claim_skips_what_somebody_holds() -> None:
+    held, free = make_delivery(), make_delivery()
+    with transaction.atomic():
+        CallbackDelivery.objects.select_for_update().get(pk=held.pk)
+        with InThread(lambda: lifecycle.claim_deliveries(limit=2)) as other:
+            assert [each.id for each in other.result] == [free.pk]
+
+
+def test_what_ends_while_a_claim_is_at_work_is_not_claimed() -> None:
+    """The guard: the conditions in the claim's `taken`, which are looked at again when the row is locked."""
+    first, second = make_delivery(), make_delivery()
+
+    def claim_slowly() -> list[ClaimedDelivery]:
+        row_by_row()
+        return lifecycle.claim_deliveries(limit=2)
+
+    with stalled_at("callbacks_callbackdelivery", first.pk) as let_go, InThread(claim_slowly) as other:
+        wait_until(lambda: lock_waiters() == 1, what="the claim to take the first")
+        CallbackDelivery.objects.filter(pk=second.pk).update(
+            status_code="delivered", next_attempt_at=None, completed_at=timezone.now()
+        )
+        let_go()
+    assert [each.id for each in other.result] == [first.pk]
+
+
 # --- Recording --------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +371,24 @@ def test_a_sweep_does_not_wait_for_one_that_is_being_recorded() -> None:
     assert sorted(CallbackDelivery.objects.values_list("status_code", flat=True)) == ["delivered", "pending"]
 
 
+def test_of_two_sweeps_at_once_one_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_delivery()
+    lifecycle.claim_deliveries(limit=1)
+    expire_leases()
+    others: list[int] = []
+
+    def meanwhile(**given: Any) -> dict[UUID, str]:
+        monkeypatch.undo()
+        with InThread(lifecycle.return_expired) as other:
+            others.append(other.result)
+        return lifecycle.record(**given)
+
+    monkeypatch.setattr(lifecycle, "record", meanwhile)
+    assert lifecycle.return_expired() == 1
+    assert others == [0]
+    assert CallbackAttempt.objects.count() == 1
+
+
 # --- Purging ----------------------------------------------------------------------------------------------------------
 
 
@@ -345,3 +406,31 @@ def test_what_ended_long_ago_is_deleted_with_its_attempts_and_nothing_else(setti
     assert set(CallbackDelivery.objects.values_list("pk", flat=True)) == {fresh.pk, pending.pk}
     assert set(CallbackAttempt.objects.values_list("delivery_id", flat=True)) == {fresh.pk}
     assert lifecycle.count_old() == lifecycle.purge_old() == 0
+
+
+def test_of_two_purges_at_once_the_second_waits_for_nobody(settings: Any) -> None:
+    settings.CALLBACK_RETENTION = timedelta(0)
+    make_delivery()
+    (claimed,) = lifecycle.claim_deliveries(limit=1)
+    lifecycle.record(attempts=[answered(claimed, 200)])
+    with transaction.atomic():
+        assert lifecycle.purge_old() == 1
+        with InThread(lifecycle.purge_old) as other:
+            assert other.result == 0
+
+
+def test_the_use_of_a_secret_is_written_at_most_once_a_minute() -> None:
+    organization = make_organization()
+    secret, _ = create_secret(organization=organization, label="shop")
+
+    def use() -> Any:
+        make_delivery(organization=organization)
+        (claimed,) = lifecycle.claim_deliveries(limit=1)
+        lifecycle.record(attempts=[answered(claimed, 200, secret_id=secret.pk)])
+        return CallbackSecret.objects.get().last_used_at
+
+    first = use()
+    assert first is not None
+    assert use() == first
+    CallbackSecret.objects.update(last_used_at=first - timedelta(seconds=61))
+    assert use() > first
