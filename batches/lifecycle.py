@@ -158,7 +158,7 @@ def runs_to_cancel_at(*, endpoint_id: UUID) -> frozenset[UUID]:
 def runs_to_cancel(*, runs: Sequence[HeldRun]) -> frozenset[UUID]:
     """Those of these runs, held without a server, that somebody asked to stop."""
     with connection.cursor() as cursor:
-        cursor.execute(sql.TO_CANCEL_HELD, _held(runs))
+        cursor.execute(sql.TO_CANCEL_HELD, {"ids": [run.id for run in runs]})
         return frozenset(row[0] for row in cursor.fetchall())
 
 

@@ -99,7 +99,7 @@ WITH first AS (
      ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE batches_batch AS batch SET status_code = 'running', started_at = statement_timestamp()
-  FROM first WHERE batch.id = first.id AND batch.status_code = 'queued'
+  FROM first WHERE batch.id = first.id
 """
 
 # --- Holding ----------------------------------------------------------------------------------------------------------
@@ -159,12 +159,8 @@ UPDATE batches_run AS run SET input = told.input::jsonb
  WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code IN ('dispatching', 'running')
 """
 
-TO_CANCEL_HELD = """
-SELECT run.id FROM batches_run AS run
-  JOIN unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS held (id, attempt)
-    ON run.id = held.id AND run.attempt = held.attempt
- WHERE run.cancel_requested_at IS NOT NULL
-"""
+# Of whatever attempt: who holds an earlier one may stop all the more.
+TO_CANCEL_HELD = "SELECT id FROM batches_run WHERE id = ANY(%(ids)s) AND cancel_requested_at IS NOT NULL"
 
 PROGRESS = """
 UPDATE batches_run AS run SET nodes_completed = told.nodes_completed

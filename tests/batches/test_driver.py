@@ -608,6 +608,7 @@ def test_a_server_that_is_down_is_left_alone_for_a_while_and_keeps_its_runs(sett
     assert timedelta(seconds=1) < endpoint.retry_at - timezone.now() <= timedelta(seconds=2)
     assert statuses() == ["running"]
     engine.sweep()
+    assert endpoints.take_endpoint(endpoint_id=endpoint.pk) is None
     assert driver.drive(endpoint_id=endpoint.pk) == 0
     assert rung.calls == []
     # It comes back with the job still there.

@@ -21,7 +21,7 @@ from batches.lifecycle import ClaimedRun
 from batches.models import REACHED_FROM, Batch, Run, RunStatus
 from batches.retry import Settlement
 from tests.factories import make_batch, make_model, make_organization
-from tests.threads import InThread, lock_waiters, wait_until
+from tests.threads import InThread, lock_waiters, row_by_row, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -320,19 +320,21 @@ def test_two_doorbells_at_once_do_every_run_once() -> None:
 
 
 def test_overlapping_sets_in_opposite_order_do_not_deadlock() -> None:
-    """The guard: ORDER BY in LOCK_HELD."""
-    batch, _ = make_batch(items=[{"text": str(n)} for n in range(60)])
-    runs = claim_all(batch)
-    barrier = threading.Barrier(2)
+    """The guard: ORDER BY in LOCK_HELD. Without it the second holds `b` already while it waits for `a`."""
+    batch, _ = make_batch(items=[{"text": "a"}, {"text": "b"}])
+    a, b = claim_all(batch)
 
-    def settle(order: list[ClaimedRun]) -> int:
-        barrier.wait(10)
-        return len(lifecycle.settle(settlements=[succeeded(run) for run in order]).run_ids)
+    def settle_in_opposite_order() -> lifecycle.Settled:
+        row_by_row()
+        return lifecycle.settle(settlements=[succeeded(b), succeeded(a)])
 
-    with InThread(lambda: settle(runs)) as one, InThread(lambda: settle(runs[::-1])) as two:
-        pass
-    assert sorted([one.result, two.result]) == [0, 60]
-    assert counters(batch) == ("succeeded", 60, 0, 0, Decimal("0.60"))
+    with transaction.atomic():
+        first = lifecycle.settle(settlements=[succeeded(a)])
+        other = InThread(settle_in_opposite_order).start()
+        wait_until(lambda: lock_waiters() == 1, what="the second to wait")
+        Run.objects.select_for_update(nowait=True).get(pk=b.id)
+    assert (first.run_ids, other.result.run_ids) == ({a.id}, {b.id})
+    assert counters(batch) == ("succeeded", 2, 0, 0, Decimal("0.02"))
 
 
 # --- Leases -------------------------------------------------------------------------------------------------------------
