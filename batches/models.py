@@ -7,7 +7,7 @@ from typing import Any, Self
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db import models
 from django.db.models import Case, F, OuterRef, Q, When
-from django.db.models.functions import JSONObject
+from django.db.models.functions import MD5, Cast, Concat, JSONObject
 from django.db.models.lookups import In
 
 from accounts.models import ApiKey, Organization
@@ -108,6 +108,18 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         )
         return self.annotate(item_rows=ArraySubquery(items.values(row=row)))
 
+    def with_version(self, *, with_input: bool = False) -> Self:
+        """Annotate `version`: what a detail shows of the runs and can change, in an order that does not.
+
+        Small to read: their statuses, and a digest of each input where inputs are shown, because a `data:` URI in one becomes
+        an asset's while the status stays. Outputs come with the end, and statuses tell of that.
+        """
+        shown = (
+            Concat("status_code", _digest("input"), output_field=models.TextField()) if with_input else F("status_code")
+        )
+        runs = Run.objects.filter(batch=OuterRef("pk")).order_by("pk")
+        return self.annotate(version=ArraySubquery(runs.values(shown=shown)))
+
 
 class Batch(models.Model):
     """Up to a hundred runs of one model that were asked for together.
@@ -143,6 +155,7 @@ class Batch(models.Model):
 
     objects = BatchQuerySet.as_manager()
     item_rows: list[dict[str, Any]]  # where BatchQuerySet.with_item_rows annotated it
+    version: list[str]  # where BatchQuerySet.with_version did
 
     class Meta:
         ordering = ["-id"]
@@ -183,6 +196,10 @@ class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, organization: Organization) -> Self:
         """The only way an API view starts a query."""
         return self.filter(organization=organization)
+
+    def with_version(self) -> Self:
+        """Annotate `version`: a digest of the input, which changes beside the small columns (see BatchQuerySet)."""
+        return self.annotate(version=_digest("input"))
 
 
 class Run(models.Model):
@@ -232,6 +249,7 @@ class Run(models.Model):
     completed_at = models.DateTimeField(null=True)
 
     objects = RunQuerySet.as_manager()
+    version: str  # where RunQuerySet.with_version annotated it
 
     class Meta:
         ordering = ["-id"]
@@ -322,6 +340,11 @@ class Heartbeat(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+def _digest(column: str) -> MD5:
+    """Of a JSON column: to notice that it changed, without reading it."""
+    return MD5(Cast(column, models.TextField()))
 
 
 def _duration_ms(row: Batch | Run) -> int | None:

@@ -50,6 +50,7 @@ MIDDLEWARE = [
     "runflow.lib.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "runflow.lib.compression.GZipMiddleware",
     "runflow.lib.middleware.ErrorEnvelopeMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -11,6 +11,7 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from batches.api.polling import answer_unless_known
 from batches.api.serializers import batch_body, batch_created_body, item_body, run_body
 from batches.cancellation import cancel, check_cancellation
 from batches.models import Batch, BatchItem, Run
@@ -97,9 +98,15 @@ class BatchView(ApiView):
     def get(self, request: Request, batch_id: str) -> Response:
         parsed = parse_uuid(batch_id) or _raise(BatchNotFound)
         with_input = "input" in request.query_params.get("embed", "").split(",")
-        batches = Batch.objects.visible_to(caller_of(request).organization).with_item_rows(with_input=with_input)
-        batch = batches.filter(pk=parsed).first() or _raise(BatchNotFound)
-        return Response(batch_body(batch, batch.item_rows))
+        batches = Batch.objects.visible_to(caller_of(request).organization).filter(pk=parsed)
+        answer = answer_unless_known(
+            request,
+            batches.with_version(with_input=with_input),
+            whole=lambda rows: rows.with_item_rows(with_input=with_input),
+            body=lambda batch: batch_body(batch, batch.item_rows),
+            variant="input" if with_input else "",
+        )
+        return answer or _raise(BatchNotFound)
 
 
 def _sequence_index(text: str) -> int:
@@ -142,7 +149,9 @@ class RunView(ApiView):
     scopes = {"GET": Scope.RUNS_READ}
 
     def get(self, request: Request, run_id: str) -> Response:
-        return Response(run_body(_run_or_404(request, run_id)))
+        parsed = parse_uuid(run_id) or _raise(RunNotFound)
+        runs = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed).with_version()
+        return answer_unless_known(request, runs, body=run_body) or _raise(RunNotFound)
 
 
 class BatchCancellationView(ApiView):
