@@ -9,7 +9,7 @@ from django.middleware import gzip
 from runflow.lib.middleware import API_PREFIX
 
 # Streams of events are missing on purpose: what is held back until a block is full is no event.
-_CONTENT_TYPES = frozenset({"application/json", "application/x-ndjson", "text/csv; charset=utf-8"})
+_CONTENT_TYPES = frozenset({"application/json", "application/x-ndjson", "text/csv"})
 # Bytes. What fits into one packet arrives no sooner for being smaller.
 _LEAST = 1400
 
@@ -31,7 +31,8 @@ class GZipMiddleware(gzip.GZipMiddleware):
 
 def _is_worth_it(response: HttpResponseBase) -> bool:
     """Not for customers' files, most of which are compressed by their own format; not for secrets, whatever their length."""
-    if response.headers.get("Content-Type") not in _CONTENT_TYPES or getattr(response, "is_secret", False):
+    content_type = response.headers.get("Content-Type", "").partition(";")[0]
+    if content_type not in _CONTENT_TYPES or getattr(response, "is_secret", False):
         return False
     if isinstance(response, HttpResponse):
         return len(response.content) >= _LEAST
