@@ -13,6 +13,7 @@ The cases; docs/idempotency.md names the test of each:
 
 from __future__ import annotations
 
+import logging
 from uuid import UUID
 
 from django.conf import settings
@@ -25,7 +26,10 @@ from accounts.middleware import ApiRequest
 from idempotency import services
 from idempotency.models import IdempotencyRecord
 from runflow.lib import errors
+from runflow.lib.encryption import CannotDecrypt
 from runflow.lib.middleware import ApiMiddleware
+
+logger = logging.getLogger(__name__)
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -102,7 +106,16 @@ def _reserve(organization_id: UUID, key: str, fingerprint: str) -> UUID | None:
 def _replay(record: IdempotencyRecord, fingerprint: str) -> HttpResponse:
     if record.fingerprint != fingerprint:
         raise _conflict("idempotency_mismatch", "This Idempotency-Key was used for a different request.")
-    response = HttpResponse(services.kept_body(record), status=record.response_status)
+    try:
+        body = services.kept_body(record)
+    except CannotDecrypt:
+        # Doing the work again would make a second secret beside the one that the client may have.
+        logger.exception("The stored answer of Idempotency-Key %s cannot be read", record.key)
+        raise _conflict(
+            "idempotency_unreadable",
+            "The request was answered, but its answer held a secret and can no longer be read. Send a new one with a new key.",
+        ) from None
+    response = HttpResponse(body, status=record.response_status)
     del response.headers["Content-Type"]  # Django's default, which an answer without a body (204) does not have
     for name, value in record.response_headers.items():
         response.headers[name] = value

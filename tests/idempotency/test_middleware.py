@@ -27,6 +27,7 @@ from idempotency import services
 from idempotency.models import IdempotencyRecord
 from models_registry.models import Model
 from tests.conftest import Api, Rung
+from tests.contract.checks import assert_error
 from tests.factories import make_batch, make_model
 from tests.threads import InThread, lock_waiters, wait_until
 
@@ -288,12 +289,18 @@ def test_a_record_is_read_with_a_key_that_no_longer_encrypts(api: Api, settings:
     assert post_secret(api).content == first.content
 
 
-def test_a_record_whose_key_is_gone_is_an_error_of_ours_and_makes_nothing(api: Api, settings: Any) -> None:
-    post_secret(api)
+def test_a_record_whose_key_is_gone_is_a_conflict_and_makes_nothing(
+    api: Api, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = post_secret(api).json()["plain_secret"]
     settings.ENCRYPTION_KEYS = [Fernet.generate_key().decode()]
     response = post_secret(api)
-    assert (response.status_code, response.json()["code"]) == (500, "INTERNAL_ERROR")
+    [error] = assert_error(response, 409, "CONFLICT")
+    assert (error["loc"], error["type"]) == (["header", "Idempotency-Key"], "idempotency_unreadable")
+    assert "Retry-After" not in response.headers  # it will not get better
+    assert secret not in response.content.decode() + caplog.text
     assert (CallbackSecret.objects.count(), IdempotencyRecord.objects.count()) == (1, 1)
+    assert [record.levelname for record in caplog.records if record.name == "idempotency.middleware"] == ["ERROR"]
 
 
 def test_an_expired_record_that_was_encrypted_is_taken_over_by_one_that_is_not(api: Api, model: Model) -> None:
