@@ -17,7 +17,6 @@ from assets.models import AssetType
 from assets.services import sign_url
 from batches.cancellation import cancel
 from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Heartbeat, Run, RunStatus
-from batches.output import money
 from batches.replays import replay_failed
 from batches.services import redeliver_callbacks
 from runflow.lib.admin import (
@@ -32,6 +31,7 @@ from runflow.lib.admin import (
     one_line,
     shortened,
 )
+from runflow.lib.money import money
 
 M = TypeVar("M", Batch, Run)
 

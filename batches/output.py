@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 from assets.services import sign_url
 from batches.models import Batch, RunStatus
-
-
-def money(amount: Decimal | None) -> str | None:
-    """USD as a decimal string without needless zeros, but at least two places: 0.55, 12.00, 0.000125."""
-    if amount is None:
-        return None
-    places = max(2, -int(amount.normalize().as_tuple().exponent))
-    return f"{amount:.{places}f}"
 
 
 def output_body(output: dict[str, Any] | None, *, lifetime: timedelta | None = None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Reading the registry on the way to a new batch or run."""
+"""Reading the registry: what may be seen, and what a new batch or run goes to."""
 
 from __future__ import annotations
 
@@ -47,16 +47,35 @@ def _usable_by(organization: Organization, prefix: str = "") -> Q:
     )
 
 
+def visible_models(organization: Organization) -> QuerySet[Model]:
+    """What the organisation may see: the models that it may use, inactive ones too."""
+    return Model.objects.filter(_usable_by(organization))
+
+
+def public_models() -> QuerySet[Model]:
+    """What everybody may see, without a key."""
+    return Model.objects.filter(is_public=True, status_code=ModelStatus.ACTIVE)
+
+
+def visible_model(*, owner: str, slug: str, organization: Organization, related: Sequence[str] = ()) -> Model:
+    """The model of this name, with its `related` rows ("inputs", "outputs"), each in a statement of its own.
+
+    Raises ModelNotFound, also for another organisation's private model.
+    """
+    if check_model_path(owner, slug):
+        raise ModelNotFound  # before the database sees it: no text that PostgreSQL could not take
+    model = visible_models(organization).prefetch_related(*related).filter(owner=owner, slug=slug).first()
+    if model is None:
+        raise ModelNotFound
+    return model
+
+
 def find_model(*, owner: str, slug: str, organization: Organization) -> Model:
     """The active model of this name that the organisation may use.
 
     Raises ModelNotFound, also for another organisation's private model; ModelUnavailable for an inactive one.
     """
-    if check_model_path(owner, slug):
-        raise ModelNotFound  # before the database sees it: no text that PostgreSQL could not take
-    model = Model.objects.filter(_usable_by(organization), owner=owner, slug=slug).first()
-    if model is None:
-        raise ModelNotFound
+    model = visible_model(owner=owner, slug=slug, organization=organization)
     if model.status_code != ModelStatus.ACTIVE:
         raise ModelUnavailable
     return model

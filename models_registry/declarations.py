@@ -40,7 +40,8 @@ OWNER = re.compile(r"[a-z0-9][a-z0-9_-]*")
 OWNER_LENGTH = 100
 SLUG_SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]*")
 SLUG_LENGTH = 200
-RESERVED_SEGMENTS = frozenset({"runs", "batches", "inputs", "pricing", "examples"})
+# Those of contract.md section 5, and our own route of a model's JSON Schema.
+RESERVED_SEGMENTS = frozenset({"runs", "batches", "inputs", "pricing", "examples", "schema"})
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 # Which validators say something about which type; `none` always fits.

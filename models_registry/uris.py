@@ -14,13 +14,14 @@ MAX_URL_LENGTH = 2048
 NOT_IN_URL = re.compile(r"[\s\x00-\x1f\x7f-\x9f\\]")
 DATA_URI_HEAD = re.compile(
     r"data:(?P<kind>[a-z0-9][a-z0-9!#$&^_.+-]*)/[a-z0-9][a-z0-9!#$&^_.+-]*"
-    r"(?:;[a-z0-9!#$&^_.+-]+=[^;,\s]*)*(?P<base64>;base64)?",
-    re.IGNORECASE,
+    r"(?:;[a-z0-9!#$&^_.+-]+=(?u:[^;,\s]*))*(?P<base64>;base64)?",
+    # Without ASCII, "ſ" would be an "s" in another case.
+    re.IGNORECASE | re.ASCII,
 )
 # RFC 2397 sets no bound; a head is a media type and a parameter or two.
 DATA_URI_HEAD_LENGTH = 256
 BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-ASSET_URI = re.compile(r"runflow://assets/[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+ASSET_URI = re.compile(r"runflow://assets/[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 MEDIA_SCHEMES = ("http", "https", "data", "runflow")
 
 

@@ -9,6 +9,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("v1/health", HealthView.as_view(), name="health"),
     path("v1/", include("batches.api.urls")),
+    path("v1/", include("models_registry.api.urls")),
     path("v1/", include("assets.api.urls")),
     path("v1/", include("callbacks.api.urls")),
 ]

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run
-from batches.output import batch_output, error_body, money, output_body
+from batches.output import batch_output, error_body, output_body
 from batches.services import ItemHandle
+from runflow.lib.money import money
 
 TARGET_TYPE = "model"
 

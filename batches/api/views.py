@@ -15,7 +15,6 @@ from batches.api.polling import answer_unless_known
 from batches.api.serializers import batch_body, batch_created_body, item_body, run_body
 from batches.cancellation import cancel, check_cancellation
 from batches.models import Batch, BatchItem, Run
-from batches.output import money
 from batches.replays import check_batch_replay, check_run_replay, replay_batch, replay_run
 from batches.services import (
     check_batch_request,
@@ -29,6 +28,7 @@ from callbacks.api.serializers import delivery_body
 from callbacks.models import CallbackDelivery, SubjectType
 from models_registry.catalogue import batch_target, run_target
 from runflow.lib import errors
+from runflow.lib.money import money
 from runflow.lib.pagination import Order, page_of
 from runflow.lib.request_id import current_request_id
 from runflow.lib.views import ApiView, is_true, json_object, parse_uuid

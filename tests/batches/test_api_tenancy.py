@@ -74,6 +74,13 @@ RULES: dict[tuple[str, str], Rule] = {
     ),
     ("POST", "v1/asset-uploads/<str:asset_id>/confirmations"): Rule(Scope.ASSETS_CREATE, "NOT_FOUND", b"{}", 201),
     ("GET", "v1/assets/<str:asset_id>"): Rule(Scope.ASSETS_READ, "NOT_FOUND"),
+    ("GET", "v1/models"): Rule(Scope.MODELS_READ),
+    ("GET", "v1/public/models"): Rule(None),
+    ("GET", "v1/models/<str:owner>/<path:slug>"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
+    ("GET", "v1/models/<str:owner>/<path:slug>/schema"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
+    ("GET", "v1/models/<str:model_id>/inputs"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
+    ("GET", "v1/models/<str:model_id>/inputs/<str:input_id>"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
+    ("GET", "v1/models/<str:model_id>/pricing"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
     # Whoever has the signed URL may: tests/assets/test_files.py, test_uploads.py, test_thumbnails.py.
     ("PUT", "v1/asset-uploads/<uuid:asset_id>"): Rule(None),
     ("GET", "v1/files/<uuid:asset_id>"): Rule(None),
@@ -118,6 +125,8 @@ def things_of(api: Api) -> dict[str, str]:
     return {
         "owner": model.owner,
         "slug": model.slug,
+        "model_id": str(model.pk),
+        "input_id": str(model.inputs.get().pk),
         "batch_id": str(batch.pk),
         "item_id": str(handle.id),
         "run_id": str(handle.run_id),

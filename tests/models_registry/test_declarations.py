@@ -306,7 +306,7 @@ def test_model_paths_of_the_contract_pass(owner: str, slug: str) -> None:
         ),
         *(
             ("a", f"x/{word}", [f"slug: the segment {word!r} is a route of the API"])
-            for word in ("runs", "batches", "inputs", "pricing", "examples")
+            for word in ("runs", "batches", "inputs", "pricing", "examples", "schema")
         ),
         ("a", "b" * 201, ["slug: must be text of at most 200 characters"]),
         ("a", None, ["slug: must be text of at most 200 characters"]),
