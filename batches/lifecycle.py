@@ -251,7 +251,14 @@ def return_expired(*, limit: int = SWEEP_LIMIT) -> Settled:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql.EXPIRED, {"limit": limit})
         settlements = [
-            retry.judge(LEASE_LOST, run_id=run_id, attempt=attempt, max_attempts=max_attempts, jitter=random.random())
+            retry.judge(
+                LEASE_LOST,
+                run_id=run_id,
+                attempt=attempt,
+                max_attempts=max_attempts,
+                delays=settings.RUN_RETRY_DELAYS,
+                jitter=random.random(),
+            )
             for run_id, attempt, max_attempts in cursor.fetchall()
         ]
         settled = settle(settlements=settlements)

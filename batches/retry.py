@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from batches.models import RunStatus
 from providers.base import Canceled, Finished, Outcome, Rejected, Unavailable
 
-# Seconds before the second, third, … attempt: quick enough for a blip, and about ten minutes in all for a restart.
-DELAYS = (2.0, 10.0, 60.0, 300.0)
 # Spreads the retries of a set that failed together.
 JITTER = 0.2
 # A provider that asks for more than this gets this: the run should not look forgotten.
@@ -31,9 +30,14 @@ class Settlement:
     delay: float = 0.0  # seconds until it is due again, for QUEUED
 
 
-def delay_before(next_attempt: int, *, jitter: float, retry_after: float | None = None) -> float:
-    """Seconds to wait before `next_attempt` (2 is the first retry). `jitter` in [0, 1) adds up to a fifth."""
-    delay = DELAYS[min(next_attempt - 2, len(DELAYS) - 1)] * (1 + JITTER * jitter)
+def delay_before(
+    next_attempt: int, *, delays: Sequence[float], jitter: float, retry_after: float | None = None
+) -> float:
+    """Seconds to wait before `next_attempt` (2 is the first retry): of `delays` the first, second, … and then the last.
+
+    `jitter` in [0, 1) adds up to a fifth.
+    """
+    delay = (delays[min(next_attempt - 2, len(delays) - 1)] if delays else 0.0) * (1 + JITTER * jitter)
     return min(max(delay, retry_after or 0.0), LONGEST_DELAY)
 
 
@@ -43,6 +47,7 @@ def judge(
     run_id: Any,
     attempt: int,
     max_attempts: int,
+    delays: Sequence[float],
     jitter: float,
     output: dict[str, Any] | None = None,
 ) -> Settlement:
@@ -69,7 +74,7 @@ def judge(
             )
         case Unavailable(code, message, stage_code, retry_after):
             if attempt < max_attempts:
-                delay = delay_before(attempt + 1, jitter=jitter, retry_after=retry_after)
+                delay = delay_before(attempt + 1, delays=delays, jitter=jitter, retry_after=retry_after)
                 return Settlement(run_id, attempt, RunStatus.QUEUED, delay=delay)
             return Settlement(
                 run_id,

@@ -134,6 +134,7 @@ def collect(
                 run_id=run.id,
                 attempt=run.attempt,
                 max_attempts=run.max_attempts,
+                delays=settings.RUN_RETRY_DELAYS,
                 jitter=random.random(),
                 output=output,
             )

@@ -217,6 +217,8 @@ PROVIDER_ADAPTERS = {
 RUN_LEASE = timedelta(seconds=env.int("RUN_LEASE_SECONDS", default=60))
 RUN_LEASE_RENEWAL = RUN_LEASE / 3
 RUN_MAX_ATTEMPTS = env.int("RUN_MAX_ATTEMPTS", default=5)
+# Seconds before the second, third, … attempt: quick enough for a blip, and about ten minutes in all for a restart.
+RUN_RETRY_DELAYS = tuple(env.list("RUN_RETRY_DELAYS_SECONDS", cast=float, default=[2, 10, 60, 300]))
 # One execute task works this long, then rings again, so that no task holds a worker and shutdown stays quick.
 EXECUTE_SLICE = timedelta(seconds=env.float("EXECUTE_SLICE_SECONDS", default=5))
 # One driver at a time speaks to a server; a dead one's place is free after this.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from batches.models import RunStatus
-from batches.retry import DELAYS, LONGEST_DELAY, Settlement, delay_before, judge
+from batches.retry import LONGEST_DELAY, Settlement, delay_before, judge
 from providers.base import Finished, Outcome, Rejected, Unavailable
 
+DELAYS = (2.0, 10.0, 60.0, 300.0)
 LOST = Unavailable("PROVIDER_LOST", "Gone.", "execute")
 
 
@@ -28,7 +29,11 @@ LOST = Unavailable("PROVIDER_LOST", "Gone.", "execute")
 def test_the_delay_before_an_attempt(
     next_attempt: int, jitter: float, retry_after: float | None, seconds: float
 ) -> None:
-    assert delay_before(next_attempt, jitter=jitter, retry_after=retry_after) == pytest.approx(seconds)
+    assert delay_before(next_attempt, delays=DELAYS, jitter=jitter, retry_after=retry_after) == pytest.approx(seconds)
+
+
+def test_without_delays_another_attempt_comes_at_once() -> None:
+    assert delay_before(2, delays=(), jitter=0.9) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -65,5 +70,7 @@ def test_the_delay_before_an_attempt(
     ids=["finished", "rejected", "first of five", "fourth of five", "fifth of five"],
 )
 def test_what_an_outcome_means(outcome: Outcome, attempt: int, settlement: Settlement) -> None:
-    judged = judge(outcome, run_id="r", attempt=attempt, max_attempts=5, jitter=0.0, output={"outputs": []})
+    judged = judge(
+        outcome, run_id="r", attempt=attempt, max_attempts=5, delays=DELAYS, jitter=0.0, output={"outputs": []}
+    )
     assert judged == settlement
