@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 8000
+MINUTES ?= 3
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -11,7 +13,7 @@ STACK := $(BIN)/python -m runflow.stack
 DEPLOY_ENV := ALLOWED_HOSTS=runflow.example PUBLIC_BASE_URL=https://runflow.example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench
+.PHONY: help demo up test check bench drill
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -35,6 +37,9 @@ check: $(STAMP)  ## Run every gate beside the tests: lint, format, types, import
 
 bench: $(STAMP)  ## Print the numbers this project holds itself to
 	@exec $(STACK) run --scratch -- $(BIN)/python -m tests.bench $(ARGS)
+
+drill: $(STAMP)  ## Break everything under load for MINUTES=3 by SEED=1, and check that nothing is lost or doubled
+	@exec $(BIN)/python -m tests.faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

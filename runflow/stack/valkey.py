@@ -14,8 +14,8 @@ from runflow.stack.session import Child, Session, StackError, fresh_log, make_di
 STOP_VALKEY = ((signal.SIGTERM, 10.0),)
 
 
-def start_valkey(held: Session, port: int | None = None) -> Server:
-    """Starts the embedded Valkey. Raises StackError."""
+def start_valkey(held: Session, port: int | None = None, password: str | None = None) -> Server:
+    """Starts the embedded Valkey, with a password of its own unless one is given. Raises StackError."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -30,7 +30,7 @@ def start_valkey(held: Session, port: int | None = None) -> Server:
     make_dir(data)
     data.chmod(0o700)
     fresh_log(held, "valkey")
-    password = secrets.token_hex(24)
+    password = password or secrets.token_hex(24)
     # PostgreSQL is the truth and a message only a doorbell: a snapshot now and then is more than enough.
     save = '""' if held.scratch else "300 1"
 
