@@ -19,7 +19,10 @@ from runflow.lib.admin import ModelForm, NoDeletionAdmin, QuestionFilter, log_ch
 class OrganizationAdmin(NoDeletionAdmin[Organization]):
     list_display = ["slug", "name", "max_in_flight", "created"]
     search_fields = ["slug", "name"]
-    fields = ["name", "slug", "max_in_flight", "asset_quota_bytes", "created", "updated"]
+    fields = [
+        *("name", "slug", "max_in_flight", "asset_quota_bytes", "rate_limit", "rate_limit_burst"),
+        *("created", "updated"),
+    ]
     readonly_fields = ["created", "updated"]
     show_full_result_count = False
 

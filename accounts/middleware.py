@@ -1,15 +1,18 @@
-"""Authentication, before the view and before idempotency, both of which need the organisation."""
+"""Authentication and rate limits, before the view and before idempotency: both need the organisation."""
 
 from __future__ import annotations
 
+import math
 import uuid
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from accounts.services import Caller, find_caller
+from accounts.services import Caller, find_caller, rate_limit_of
 from runflow.lib import errors
-from runflow.lib.middleware import ApiMiddleware
+from runflow.lib.middleware import ApiMiddleware, view_class_of
+from runflow.lib.token_bucket import Limit, Taken, buckets_at
 
 
 class ApiRequest(HttpRequest):
@@ -36,6 +39,43 @@ class ApiKeyMiddleware(ApiMiddleware):
         except errors.DomainError as refusal:
             request.refusal = refusal
         return self.get_response(request)
+
+
+class RateLimitMiddleware(ApiMiddleware):
+    """429 `RATE_LIMITED` for an organisation that sends more than it may (contract.md section 8); says to others what is left.
+
+    Before idempotency: a refusal leaves no record, and a replay costs a token too. Requests of which nobody knows an
+    organisation, and routes that ask for none, are not limited. Nor is anybody while Redis does not answer.
+    """
+
+    def answer(self, request: ApiRequest) -> HttpResponseBase:  # type: ignore[override]
+        limit = rate_limit_of(request.caller.organization) if request.caller is not None else None
+        if request.caller is None or limit is None or _is_public(request):
+            return self.get_response(request)
+        taken = buckets_at(settings.REDIS_URL).take(f"organization:{request.caller.organization.pk}", limit)
+        if taken is None:
+            return self.get_response(request)
+        headers = _rate_limit_headers(limit, taken)
+        if not taken.is_allowed:
+            raise errors.RateLimited(headers={"Retry-After": str(math.ceil(taken.next_in)), **headers})
+        response = self.get_response(request)
+        for name, value in headers.items():
+            response.headers[name] = value
+        return response
+
+
+def _is_public(request: HttpRequest) -> bool:
+    """Whether the route takes requests without a key. A route that does not exist is nobody's."""
+    return not getattr(view_class_of(request), "permission_classes", True)
+
+
+def _rate_limit_headers(limit: Limit, taken: Taken) -> dict[str, str]:
+    """Requests a minute; how many would pass now; and when the bucket is full again, in Unix seconds."""
+    return {
+        "X-RateLimit-Limit": str(limit.per_minute),
+        "X-RateLimit-Remaining": str(taken.remaining),
+        "X-RateLimit-Reset": str(taken.full_at),
+    }
 
 
 def _find_caller(request: HttpRequest) -> Caller | None:

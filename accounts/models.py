@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MinValueValidator
 from django.db import models
 
 from runflow.lib.ids import uuid7
@@ -40,6 +41,17 @@ class Organization(models.Model):
         null=True,
         blank=True,
         help_text="Bytes that its uploads may take, open ones included; empty: no quota. Outputs of runs do not count.",
+    )
+    rate_limit = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="API requests a minute; empty: as RATE_LIMIT_PER_MINUTE says; 0: no limit.",
+    )
+    rate_limit_burst = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="API requests that may come at once; empty: as RATE_LIMIT_BURST says, or else a minute's.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

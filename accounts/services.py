@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
 from accounts.models import ApiKey, Organization, Scope
+from runflow.lib.token_bucket import Limit
 
 KEY_PREFIX = "rf_live_"
 # 43 characters of 62 are a little more than 256 bits. Real clients refuse characters beyond letters, digits, underscore.
@@ -76,6 +78,15 @@ def create_api_key(
 def revoke_api_keys(*, ids: Sequence[UUID]) -> int:
     """Revoke keys for good. Returns how many were not revoked before."""
     return ApiKey.objects.filter(pk__in=ids, revoked_at__isnull=True).update(revoked_at=timezone.now())
+
+
+def rate_limit_of(organization: Organization) -> Limit | None:
+    """How many requests it may send: its own numbers, else those of the settings. None: as many as it likes."""
+    own, own_burst = organization.rate_limit, organization.rate_limit_burst
+    per_minute = settings.RATE_LIMIT_PER_MINUTE if own is None else own
+    if not per_minute:
+        return None
+    return Limit(per_minute, own_burst or settings.RATE_LIMIT_BURST or per_minute)
 
 
 def find_caller(*, key: str) -> Caller | None:

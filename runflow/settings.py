@@ -60,6 +60,8 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     # The caller must be known before the idempotency record is looked for (its scope is the organisation).
     "accounts.middleware.ApiKeyMiddleware",
+    # Before idempotency, so that a 429 leaves no record.
+    "accounts.middleware.RateLimitMiddleware",
     "idempotency.middleware.IdempotencyMiddleware",
 ]
 
@@ -115,6 +117,10 @@ USE_I18N = False
 
 # contract.md section 1: a larger body is 413. A hundred items with data: URIs beyond this belong into assets.
 DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_BODY_LIMIT_BYTES", default=10 * 1024 * 1024)
+
+# Of an organisation that has no numbers of its own; 0: no limit, and as many at once as in a minute.
+RATE_LIMIT_PER_MINUTE = env.int("RATE_LIMIT_PER_MINUTE", default=0)
+RATE_LIMIT_BURST = env.int("RATE_LIMIT_BURST", default=0)
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.api.authentication.ApiKeyAuthentication"],

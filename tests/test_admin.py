@@ -333,6 +333,16 @@ def test_an_organization_gets_a_quota(operator: Client) -> None:
     assert organization.asset_quota_bytes == 10**12
 
 
+def test_an_organization_gets_a_rate_limit(operator: Client) -> None:
+    organization = make_organization()
+    url = page(Organization, "change", organization.pk)
+    operator.post(url, filled_in(operator.get(url)) | {"rate_limit": "0", "rate_limit_burst": "20"})
+    organization.refresh_from_db()
+    assert (organization.rate_limit, organization.rate_limit_burst) == (0, 20)
+    answer = operator.post(url, filled_in(operator.get(url)) | {"rate_limit_burst": "0"})
+    assert set(answer.context["adminform"].form.errors) == {"rate_limit_burst"}
+
+
 # --- Callback secrets -------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,10 @@ class ValidationFailed(DomainError):
     status, code, message = 422, "VALIDATION_ERROR", "The request is not valid; see errors."
 
 
+class RateLimited(DomainError):
+    status, code, message = 429, "RATE_LIMITED", "Too many requests; Retry-After says in how many seconds to try again."
+
+
 class InternalError(DomainError):
     status, code, message = (
         500,

@@ -103,11 +103,15 @@ _BY_STATUS: dict[int, type[errors.DomainError]] = {
 
 def _own_body_limit(request: HttpRequest) -> int:
     """The `body_limit` of the view that will answer, 0 if it has none. See ApiView."""
+    return getattr(view_class_of(request), "body_limit", None) or 0
+
+
+def view_class_of(request: HttpRequest) -> object:
+    """The class of the view that will answer; None if no route matches, or it is a function."""
     try:
-        view = resolve(request.path_info).func
+        return getattr(resolve(request.path_info).func, "view_class", None)
     except Resolver404:
-        return 0
-    return getattr(getattr(view, "view_class", None), "body_limit", None) or 0
+        return None
 
 
 def _content_length(request: HttpRequest) -> int:
