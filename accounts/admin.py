@@ -20,7 +20,7 @@ class OrganizationAdmin(NoDeletionAdmin[Organization]):
     list_display = ["slug", "name", "max_in_flight", "created"]
     search_fields = ["slug", "name"]
     fields = [
-        *("name", "slug", "max_in_flight", "asset_quota_bytes", "rate_limit", "rate_limit_burst"),
+        *("name", "slug", "max_in_flight", "asset_quota_bytes", "is_prepaid", "rate_limit", "rate_limit_burst"),
         *("created", "updated"),
     ]
     readonly_fields = ["created", "updated"]

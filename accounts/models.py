@@ -42,6 +42,9 @@ class Organization(models.Model):
         blank=True,
         help_text="Bytes that its uploads may take, open ones included; empty: no quota. Outputs of runs do not count.",
     )
+    is_prepaid = models.BooleanField(
+        default=False, help_text="Creates only what its credit covers; see its account (docs/credit.md)."
+    )
     rate_limit = models.PositiveIntegerField(
         null=True,
         blank=True,

@@ -49,6 +49,9 @@ CHECKS: dict[str, tuple[Level, str]] = {
     "driver_lease": (Level.ERROR, "a server with runs has a driver"),
     "callback_missing": (Level.ERROR, "what ended and wants a callback has one"),
     "callback_unwanted": (Level.ERROR, "a callback tells of something that ended and wants one"),
+    "credit_balance": (Level.ERROR, "an organization's ledger sums to its balance"),
+    "credit_hold": (Level.ERROR, "credit is held for what is open, and released when it has ended"),
+    "credit_charge": (Level.ERROR, "what has ended was charged what it cost"),
     "run_unclaimable": (Level.ERROR, "somebody can do what is queued"),
     "run_overdue": (Level.WARNING, "what is due is claimed"),
     "delivery_overdue": (Level.WARNING, "what is due is sent"),
@@ -108,7 +111,7 @@ def verify(*, batch_id: UUID | None = None, since: datetime | None = None, examp
         cursor.execute(audit_sql.COUNTS, scope)
         batches, runs, deliveries = cursor.fetchone()
         found: dict[str, Finding] = {}
-        for statement in (audit_sql.BATCHES, audit_sql.ITEMS, audit_sql.LEASES, audit_sql.CALLBACKS):
+        for statement in (audit_sql.BATCHES, audit_sql.ITEMS, audit_sql.LEASES, audit_sql.CALLBACKS, audit_sql.CREDIT):
             cursor.execute(statement, scope)
             for name, count, subject, detail in cursor.fetchall():
                 _add(found, name, count, Example(subject, detail))

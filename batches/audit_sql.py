@@ -182,6 +182,62 @@ SELECT 'delivery_overdue', 'delivery ' || delivery.id,
                     WHERE sent.host = delivery.host AND attempt.created_at > now() - %(overdue)s)
 """)
 
+# --- Credit -----------------------------------------------------------------------------------------------------------
+
+# What credit is held for, beside what the ledger says of it. `most` is what it may cost.
+_HELD = f"""
+SELECT held.*, entry.* FROM (
+    SELECT 'batch' AS subject_type, batch.id, batch.completed_at IS NOT NULL AS has_ended, COALESCE(batch.cost, 0) AS cost,
+           (SELECT sum(price) FROM batches_run WHERE batch_id = batch.id) AS most
+      FROM batches_batch AS batch WHERE batch.has_hold AND {_BATCHES}
+    UNION ALL
+    SELECT 'run', run.id, run.completed_at IS NOT NULL, COALESCE(run.cost, 0), run.price
+      FROM batches_run AS run WHERE run.has_hold AND {_RUNS}
+  ) AS held
+ CROSS JOIN LATERAL (
+    SELECT - sum(amount) FILTER (WHERE kind_code = 'hold') AS hold,
+           sum(amount) FILTER (WHERE kind_code = 'release') AS release,
+           COALESCE(- sum(amount) FILTER (WHERE kind_code = 'charge'), 0) AS charge
+      FROM billing_ledgerentry WHERE subject_id = held.id) AS entry
+"""
+
+# The ledger is summed as a whole: what was created since some time says nothing about a balance.
+CREDIT = _first(f"""
+SELECT 'credit_balance' AS name, 'organization ' || organization.slug AS subject,
+       concat('its balance is ', account.balance, ', its ledger sums to ', COALESCE(total, 0)) AS detail
+  FROM billing_account AS account
+  JOIN accounts_organization AS organization ON organization.id = account.organization_id
+  LEFT JOIN (SELECT account_id, sum(amount) AS total FROM billing_ledgerentry GROUP BY account_id) AS ledger
+    ON ledger.account_id = account.id
+ WHERE account.balance <> COALESCE(total, 0)
+   AND (%(batch_id)s::uuid IS NULL
+        OR organization.id = (SELECT organization_id FROM batches_batch WHERE id = %(batch_id)s))
+UNION ALL
+SELECT finding.name, subject_type || ' ' || id, finding.detail
+  FROM ({_HELD}) AS held
+ CROSS JOIN LATERAL (VALUES
+    ('credit_hold', hold IS DISTINCT FROM most OR release <> hold OR has_ended <> (release IS NOT NULL),
+        CASE WHEN hold IS NULL THEN 'nothing is held for it'
+             WHEN hold <> most THEN concat(hold, ' is held for it, and it may cost ', most)
+             WHEN release <> hold THEN concat(hold, ' was held for it, and ', release, ' released')
+             WHEN has_ended THEN concat('it has ended, and ', hold, ' is held for it')
+             ELSE 'it has not ended, and nothing is held for it any more' END),
+    ('credit_charge', charge <> CASE WHEN release IS NULL THEN 0 ELSE cost END,
+        concat('it cost ', cost, ', and ', charge, ' was charged'))
+  ) AS finding (name, is_wrong, detail)
+ WHERE finding.is_wrong
+UNION ALL
+SELECT 'credit_hold', entry.subject_type || ' ' || entry.subject_id,
+       concat(- entry.amount, ' was held for it, ',
+              CASE WHEN COALESCE(batch.id, run.id) IS NULL THEN 'and it does not exist' ELSE 'and it does not know' END)
+  FROM billing_ledgerentry AS entry
+  LEFT JOIN batches_batch AS batch ON entry.subject_type = 'batch' AND batch.id = entry.subject_id
+  LEFT JOIN batches_run AS run ON entry.subject_type = 'run' AND run.id = entry.subject_id
+ WHERE entry.kind_code = 'hold' AND COALESCE(batch.has_hold, run.has_hold, false) = false
+   AND (%(batch_id)s::uuid IS NULL OR entry.subject_id = %(batch_id)s)
+   AND (%(since)s::timestamptz IS NULL OR entry.created_at >= %(since)s)
+""")
+
 # --- What waits -------------------------------------------------------------------------------------------------------
 
 # Of each provider with queued runs: how many, how many of them by the will of their organisation's cap, for how long the
@@ -236,9 +292,24 @@ UPDATE batches_batch AS batch
        completed_at = CASE WHEN told.open = 0 THEN COALESCE(batch.completed_at, statement_timestamp()) END
   FROM (SELECT * FROM ({_TALLY} WHERE batch.id = ANY(%(batch_ids)s) {_TALLIED}) AS batch WHERE {_IS_WRONG}) AS told
  WHERE batch.id = told.id
-RETURNING batch.id, told.open = 0 AND told.completed_at IS NULL, batch.callback_url IS NOT NULL
+RETURNING batch.id, told.open = 0 AND told.completed_at IS NULL, batch.callback_url IS NOT NULL, batch.has_hold, batch.cost
 """
 
 MISSING_CALLBACKS = f"""
 SELECT subject_type, id FROM ({_MISSING}) AS missing WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+OPEN_HOLDS = f"""
+SELECT subject_type, id FROM ({_HELD}) AS held
+ WHERE has_ended AND hold IS NOT NULL AND release IS NULL AND id > %(after)s ORDER BY id LIMIT %(limit)s
+"""
+
+# Under their locks: what these cost, if they have ended. In the engine's order, runs before batches.
+LOCK_ENDED_RUNS = """
+SELECT id, COALESCE(cost, 0) FROM batches_run
+ WHERE id = ANY(%(ids)s) AND has_hold AND completed_at IS NOT NULL ORDER BY id FOR NO KEY UPDATE
+"""
+LOCK_ENDED_BATCHES = """
+SELECT id, COALESCE(cost, 0) FROM batches_batch
+ WHERE id = ANY(%(ids)s) AND has_hold AND completed_at IS NOT NULL ORDER BY id FOR NO KEY UPDATE
 """

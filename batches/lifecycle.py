@@ -22,6 +22,7 @@ from batches import retry, sql
 from batches.events import announce
 from batches.models import RunStatus
 from batches.retry import Settlement
+from billing.services import Ended, settle_holds
 from providers.base import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -185,8 +186,10 @@ def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, As
     3. save the rows of the files that the succeeded ones made (`assets`: run id, asset)
     4. under their locks, in id order, add counts and cost to the batches; whose total is reached ends there and then
     5. make the callbacks of what ended and wants one
+    6. charge what ended and had credit held for it
 
-    The statements are the same five, and three more for callbacks, however many runs and batches the set has.
+    The statements are the same five, three more for callbacks, and two more for credit, however many runs and batches the set
+    has.
     """
     if not settlements:
         return Settled(frozenset(), ())
@@ -201,32 +204,40 @@ def settle(*, settlements: Sequence[Settlement], assets: Iterable[tuple[UUID, As
         return end_with_batches(cursor, moved)
 
 
-# A run that was moved: id, batch, new status, cost, and whether it wants a callback of its own.
-Moved = tuple[UUID, UUID | None, str, Decimal | None, bool]
+# A run that was moved: id, batch, new status, cost, whether it wants a callback of its own, and has a hold of its own.
+Moved = tuple[UUID, UUID | None, str, Decimal | None, bool, bool]
+# A batch that ended: id, True, whether it wants a callback, whether it has a hold, and its cost.
+Completed = tuple[UUID, bool, bool, bool, Decimal | None]
 
 
 def end_with_batches(cursor: Any, moved: Sequence[Moved]) -> Settled:
-    """The second half of every move to a terminal status: counters and costs of the batches, their end, and callbacks.
+    """The second half of every move to a terminal status: counters and costs of the batches, their end, callbacks, and credit.
 
     In the transaction that moved the runs and holds their locks.
     """
     completed = _settle_batches(cursor, moved)
+    ended = [run for run in moved if run[2] != RunStatus.QUEUED]
     announce(
-        batch_ids=[batch_id for batch_id, is_wanted in completed.items() if is_wanted],
-        run_ids=[run_id for run_id, _, status, _, is_wanted in moved if is_wanted and status != RunStatus.QUEUED],
+        batch_ids=[batch_id for batch_id, _, is_wanted, _, _ in completed if is_wanted],
+        run_ids=[run_id for run_id, _, _, _, is_wanted, _ in ended if is_wanted],
     )
-    return Settled(frozenset(row[0] for row in moved), tuple(completed))
+    # Last: all that an organisation has at work shares the row of its balance.
+    settle_holds(
+        ended=[Ended(batch_id, cost or Decimal(0)) for batch_id, _, _, has_hold, cost in completed if has_hold]
+        + [Ended(run_id, cost or Decimal(0)) for run_id, _, _, cost, _, has_hold in ended if has_hold]
+    )
+    return Settled(frozenset(row[0] for row in moved), tuple(row[0] for row in completed))
 
 
-def _settle_batches(cursor: Any, moved: Sequence[Moved]) -> dict[UUID, bool]:
-    """Returns the batches that ended, and whether each wants a callback."""
+def _settle_batches(cursor: Any, moved: Sequence[Moved]) -> list[Completed]:
+    """Returns the batches that ended."""
     tally: dict[UUID, dict[str, Any]] = defaultdict(lambda: dict.fromkeys(RunStatus.values, 0) | {"cost": Decimal(0)})
-    for _, batch_id, status_code, cost, _ in moved:
+    for _, batch_id, status_code, cost, _, _ in moved:
         if batch_id is not None and status_code != RunStatus.QUEUED:
             tally[batch_id][status_code] += 1
             tally[batch_id]["cost"] += cost or 0
     if not tally:
-        return {}
+        return []
     batch_ids = sorted(tally)
     cursor.execute(sql.LOCK_BATCHES, {"batch_ids": batch_ids})
     cursor.execute(
@@ -239,7 +250,7 @@ def _settle_batches(cursor: Any, moved: Sequence[Moved]) -> dict[UUID, bool]:
             "costs": [tally[batch_id]["cost"] for batch_id in batch_ids],
         },
     )
-    return {batch_id: is_wanted for batch_id, is_completed, is_wanted in cursor.fetchall() if is_completed}
+    return [row for row in cursor.fetchall() if row[1]]
 
 
 def return_expired(*, limit: int = SWEEP_LIMIT) -> Settled:

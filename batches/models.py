@@ -138,6 +138,9 @@ class Batch(models.Model):
     items_failed = models.PositiveIntegerField(default=0)
     items_cancelled = models.PositiveIntegerField(default=0)
     cost = models.DecimalField(max_digits=14, decimal_places=6, null=True)
+    has_hold = models.BooleanField(
+        default=False, db_default=False, help_text="Credit is held for it until it ends (docs/credit.md)."
+    )
     metadata = models.JSONField(null=True)
     callback_url = models.CharField(max_length=2048, null=True)
     resolved_template = models.ForeignKey(Template, on_delete=models.PROTECT, related_name="+")
@@ -222,6 +225,9 @@ class Run(models.Model):
     output = models.JSONField(null=True, help_text="As stored: assets by id; URLs are signed when it is read.")
     price = models.DecimalField(max_digits=12, decimal_places=6, help_text="USD if it succeeds, as of its creation.")
     cost = models.DecimalField(max_digits=12, decimal_places=6, null=True)
+    has_hold = models.BooleanField(
+        default=False, db_default=False, help_text="The same for a single run; for those of a batch the batch has it."
+    )
     client_ref = models.CharField(max_length=255, null=True)
     metadata = models.JSONField(null=True)
     callback_url = models.CharField(max_length=2048, null=True)

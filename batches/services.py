@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,8 @@ from accounts.models import ApiKey, Organization
 from batches import events, sql
 from batches.engine import EXECUTE_TASK, MOST_DOORBELLS
 from batches.models import Batch, BatchStatus, Run, RunStatus, Source
+from billing.models import SubjectType
+from billing.services import check_credit, hold_credit, needs_hold
 from callbacks.lifecycle import create_deliveries
 from models_registry.catalogue import BatchTarget, Target
 from models_registry.faults import json_fault
@@ -134,15 +137,21 @@ def create_batch(
 ) -> tuple[Batch, list[ItemHandle]]:
     """Store the batch, its runs and its items, three statements whatever their number; ring once that is committed.
 
-    Joins the transaction that is open (the idempotency record commits with it), or opens its own.
+    Joins the transaction that is open (the idempotency record commits with it), or opens its own. For an organisation on
+    prepaid credit two statements more; raises InsufficientCredit where it does not cover the price of all items.
     """
     now = timezone.now()
+    cost = estimate_cost(target=target, items=len(request.items))
+    has_hold = needs_hold(organization=organization, cost=cost)
+    if has_hold:
+        check_credit(organization=organization, cost=cost)
     batch = Batch(
         organization=organization,
         model=target.model,
         status_code=BatchStatus.QUEUED,
         source_code=source_code,
         items_total=len(request.items),
+        has_hold=has_hold,
         metadata=request.metadata,
         callback_url=request.callback_url,
         resolved_template=target.template,
@@ -159,6 +168,8 @@ def create_batch(
     with transaction.atomic(savepoint=False):
         batch.save(force_insert=True)
         _insert_runs_and_items(batch, target, request.items, handles, repeats.run_ids if repeats else ())
+        if has_hold:
+            hold_credit(organization=organization, cost=cost, subject_type=SubjectType.BATCH, subject_id=batch.pk)
         # Enough workers for the batch at once; each goes on until nothing is left.
         claims = -(-len(handles) // target.link.provider.claim_size)
         ring_after_commit(EXECUTE_TASK, str(target.link.provider_id), times=min(claims, MOST_DOORBELLS))
@@ -175,8 +186,15 @@ def create_run(
     created_by: ApiKey | None = None,
     repeats: UUID | None = None,
 ) -> Run:
-    """Store a single run, one statement; ring once that is committed. `repeats`: the run that this one replays."""
+    """Store a single run, one statement; ring once that is committed. `repeats`: the run that this one replays.
+
+    Credit as for a batch.
+    """
     now = timezone.now()
+    cost = estimate_cost(target=target, items=1)
+    has_hold = needs_hold(organization=organization, cost=cost)
+    if has_hold:
+        check_credit(organization=organization, cost=cost)
     run = Run(
         organization=organization,
         model=target.model,
@@ -186,6 +204,7 @@ def create_run(
         source_code=source_code,
         input=request.values,
         price=target.model.price,
+        has_hold=has_hold,
         client_ref=request.client_ref,
         metadata=request.metadata,
         callback_url=request.callback_url,
@@ -196,7 +215,10 @@ def create_run(
         created_at=now,
         due_at=now,
     )
-    run.save(force_insert=True)
+    with transaction.atomic(savepoint=False) if has_hold else nullcontext():
+        run.save(force_insert=True)
+        if has_hold:
+            hold_credit(organization=organization, cost=cost, subject_type=SubjectType.RUN, subject_id=run.pk)
     ring_after_commit(EXECUTE_TASK, str(target.link.provider_id))
     return run
 

@@ -279,7 +279,7 @@ UPDATE batches_run AS run
       JOIN batches_run AS held ON held.id = given.id
   ) AS told
  WHERE run.id = told.id AND run.attempt = told.attempt AND run.status_code IN ('dispatching', 'running')
-RETURNING run.id, run.batch_id, run.status_code, run.cost, run.callback_url IS NOT NULL
+RETURNING run.id, run.batch_id, run.status_code, run.cost, run.callback_url IS NOT NULL, run.has_hold
 """
 
 LOCK_BATCHES = "SELECT id FROM batches_batch WHERE id = ANY(%(batch_ids)s) ORDER BY id FOR NO KEY UPDATE"
@@ -309,7 +309,7 @@ UPDATE batches_batch AS batch
                       THEN statement_timestamp() END
   FROM told
  WHERE batch.id = told.id
-RETURNING batch.id, batch.completed_at IS NOT NULL, batch.callback_url IS NOT NULL
+RETURNING batch.id, batch.completed_at IS NOT NULL, batch.callback_url IS NOT NULL, batch.has_hold, batch.cost
 """
 
 # --- Cancelling -------------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ UPDATE batches_run
    SET status_code = 'canceled', completed_at = statement_timestamp(),
        cancel_requested_at = statement_timestamp(), cancel_reason = %(reason)s
  WHERE id = ANY(%(ids)s) AND status_code = 'queued'
-RETURNING id, batch_id, status_code, cost, callback_url IS NOT NULL
+RETURNING id, batch_id, status_code, cost, callback_url IS NOT NULL, has_hold
 """
 
 # Who works on it sees this, and says what became of it.
@@ -358,7 +358,7 @@ UPDATE batches_run
    SET status_code = 'failed', completed_at = statement_timestamp(), failure_code = 'PROVIDER_TIMEOUT',
        failure_message = %(message)s, failure_stage_code = 'dispatch'
  WHERE id = ANY(%(ids)s) AND status_code = 'queued'
-RETURNING id, batch_id, status_code, cost, callback_url IS NOT NULL
+RETURNING id, batch_id, status_code, cost, callback_url IS NOT NULL, has_hold
 """
 
 # --- Sweeping ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ urlpatterns = [
     path("v1/", include("models_registry.api.urls")),
     path("v1/", include("assets.api.urls")),
     path("v1/", include("callbacks.api.urls")),
+    path("v1/", include("billing.api.urls")),
 ]
 
 handler404 = "runflow.lib.api.not_found_view"

@@ -15,6 +15,7 @@ from batches import lifecycle
 from batches.models import Batch, Run, RunStatus
 from batches.retry import Settlement
 from batches.services import ItemHandle, check_batch_request, create_batch
+from billing.services import grant_credit
 from callbacks.lifecycle import Draft, create_deliveries
 from callbacks.models import CallbackAttempt, CallbackDelivery, SubjectType
 from models_registry.catalogue import batch_target
@@ -27,6 +28,14 @@ _numbers = count(1)
 def make_organization(**overrides: Any) -> Organization:
     number = next(_numbers)
     return Organization.objects.create(**{"name": f"Shop {number}", "slug": f"shop-{number}"} | overrides)
+
+
+def make_prepaid(credit: str | Decimal = "0", **overrides: Any) -> Organization:
+    """An organisation that may spend so much USD."""
+    organization = make_organization(is_prepaid=True, **overrides)
+    if Decimal(credit):
+        grant_credit(organization=organization, amount=Decimal(credit))
+    return organization
 
 
 def make_key(organization: Organization | None = None, **overrides: Any) -> tuple[Caller, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +26,8 @@ from accounts.services import find_caller, hash_key
 from assets.models import Asset, AssetType, AssetUpload
 from batches import engine, lifecycle
 from batches.models import Batch, BatchItem, Heartbeat, Run
+from billing.models import Account, LedgerEntry, SubjectType
+from billing.services import grant_credit, hold_credit
 from callbacks.models import CallbackAttempt, CallbackDelivery, CallbackSecret
 from callbacks.services import create_secret, disable_secret, signing_keys
 from idempotency.models import IdempotencyRecord
@@ -32,10 +35,10 @@ from models_registry.models import Endpoint, Model, ModelInput, ModelOutput, Pro
 from runflow.lib.encryption import encrypt_bytes
 from tests.factories import end_batch, make_attempt, make_batch, make_key, make_model, make_organization, make_provider
 
-OURS = ("accounts", "idempotency", "models_registry", "assets", "callbacks", "batches")
+OURS = ("accounts", "idempotency", "models_registry", "assets", "callbacks", "billing", "batches")
 READ_ONLY: tuple[type[models.Model], ...] = (
     *(Batch, Run, BatchItem, Asset, AssetUpload, IdempotencyRecord, Template, ModelInput, ModelOutput),
-    *(CallbackDelivery, CallbackAttempt),
+    *(CallbackDelivery, CallbackAttempt, LedgerEntry),
 )
 EVERY_MODEL: list[type[models.Model]] = [model for app in OURS for model in apps.get_app_config(app).get_models()]
 
@@ -118,6 +121,7 @@ def make_one_of_everything() -> None:
     make_upload(organization=organization, created_by=caller.api_key)
     make_record(organization=organization)
     create_secret(organization=organization, label="shop")
+    grant_credit(organization=organization, amount=Decimal(1))
     make_attempt(organization=organization)
     Heartbeat.objects.create(name=f"claim {provider.pk}", beat_at=timezone.now())
 
@@ -341,6 +345,99 @@ def test_an_organization_gets_a_rate_limit(operator: Client) -> None:
     assert (organization.rate_limit, organization.rate_limit_burst) == (0, 20)
     answer = operator.post(url, filled_in(operator.get(url)) | {"rate_limit_burst": "0"})
     assert set(answer.context["adminform"].form.errors) == {"rate_limit_burst"}
+
+
+# --- Credit -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_organization_is_put_on_prepaid_credit(operator: Client) -> None:
+    organization = make_organization()
+    url = page(Organization, "change", organization.pk)
+    operator.post(url, filled_in(operator.get(url)) | {"is_prepaid": "on"})
+    organization.refresh_from_db()
+    assert organization.is_prepaid
+
+
+def test_an_account_is_opened_with_a_grant(operator: Client) -> None:
+    organization = make_organization()
+    sent = {"organization": str(organization.pk), "low_balance_threshold": "5", "grant": "12.50", "note": "invoice 17"}
+    assert operator.post(page(Account, "add"), sent).status_code == 302
+    account = Account.objects.get()
+    assert (account.organization, account.balance, account.low_balance_threshold) == (
+        organization,
+        Decimal("12.5"),
+        Decimal(5),
+    )
+    entry = LedgerEntry.objects.get()
+    assert (entry.account, entry.amount, entry.note, entry.created_by) == (
+        *(account, Decimal("12.5"), "invoice 17", "operator"),
+    )
+    history = operator.get(page(Account, "history", account.pk)).content.decode()
+    assert "Granted 12.50 USD. invoice 17" in history
+
+
+def test_a_grant_adds_to_what_the_balance_is_then(operator: Client) -> None:
+    """A page that has been open for an hour shows an old balance, and writes none."""
+    organization = make_organization()
+    account = grant_credit(organization=organization, amount=Decimal(10))
+    url = page(Account, "change", account.pk)
+    opened = filled_in(operator.get(url))
+    hold_credit(organization=organization, cost=Decimal(4), subject_type=SubjectType.RUN, subject_id=organization.pk)
+    operator.post(url, opened | {"grant": "1", "balance": "99", "low_balance_threshold": "2"})
+    account.refresh_from_db()
+    assert (account.balance, account.low_balance_threshold) == (Decimal(7), Decimal(2))
+    operator.post(url, opened | {"low_balance_threshold": ""})
+    account.refresh_from_db()
+    assert (account.balance, account.low_balance_threshold) == (Decimal(7), None)
+    assert LedgerEntry.objects.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("grant", "error"),
+    [
+        ("-10.01", "The balance is 10.00 USD: no more can be taken back."),
+        ("much", "Enter a number."),
+        ("0.0000001", "Ensure that there are no more than 6 decimal places."),
+    ],
+)
+def test_a_grant_that_makes_no_sense_is_refused(grant: str, error: str, operator: Client) -> None:
+    account = grant_credit(organization=make_organization(), amount=Decimal(10))
+    url = page(Account, "change", account.pk)
+    answer = operator.post(url, filled_in(operator.get(url)) | {"grant": grant})
+    assert answer.context["adminform"].form.errors == {"grant": [error]}
+    assert LedgerEntry.objects.count() == 1
+
+
+def test_an_entry_is_found_by_what_it_is_of(operator: Client) -> None:
+    organization = make_organization(is_prepaid=True)
+    account = grant_credit(organization=organization, amount=Decimal(10))
+    batch, _ = make_batch(organization=organization)
+    make_batch(organization=organization)
+    found = operator.get(page(LedgerEntry, "changelist"), {"q": str(batch.pk)}).context["cl"].result_list
+    assert [(entry.kind_code, entry.subject_id) for entry in found] == [("hold", batch.pk)]
+    html = operator.get(page(LedgerEntry, "change", found[0].pk)).content.decode()
+    assert page(Batch, "change", batch.pk) in html
+    ledger = page(LedgerEntry, "changelist") + f"?account__id__exact={account.pk}"
+    assert ledger in operator.get(page(Account, "change", account.pk)).content.decode()
+    assert len(operator.get(ledger).context["cl"].result_list) == 3
+
+
+@pytest.mark.parametrize(("balance", "expected"), [("low", {"low", "empty"}), ("empty", {"empty"})])
+def test_accounts_are_asked_for_by_balance(balance: str, expected: set[str], operator: Client) -> None:
+    for slug, credit in (("full", 10), ("low", 1), ("empty", 0)):
+        organization = make_organization(slug=slug)
+        Account.objects.create(organization=organization, balance=credit, low_balance_threshold=5)
+    found = operator.get(page(Account, "changelist"), {"balance": balance}).context["cl"].result_list
+    assert {account.organization.slug for account in found} == expected
+
+
+def test_granting_needs_the_permission_to_change(client: Client, django_user_model: Any) -> None:
+    person = django_user_model.objects.create_user("viewer", is_staff=True)
+    person.user_permissions.add(Permission.objects.get(codename="view_account"))
+    client.force_login(person)
+    account = grant_credit(organization=make_organization(), amount=Decimal(10))
+    assert client.post(page(Account, "change", account.pk), {"grant": "5"}).status_code == 403
+    assert LedgerEntry.objects.count() == 1
 
 
 # --- Callback secrets -------------------------------------------------------------------------------------------------

@@ -28,3 +28,10 @@ class HasScope(BasePermission):
         if needed is None or needed not in caller.scopes:
             raise errors.PermissionDenied(f"This API key lacks the scope {needed}." if needed else None)
         return True
+
+
+class HasKey(BasePermission):
+    """Lets in every caller, whatever the scopes of its key: for what the contract names no scope for."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.method not in view.allowed_methods or bool(caller_of(request))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -28,10 +28,12 @@ pytestmark = pytest.mark.django_db
 class Rule:
     """What a method of a route needs and what it answers to a stranger about somebody's object.
 
-    `scope` None: no key is needed. `stranger` None: the route names nothing that belongs to anybody.
+    `scope` None: no key is needed, or with `is_for_any_key` one without scopes will do. `stranger` None: the route names
+    nothing that belongs to anybody.
     """
 
     scope: Scope | None
+    is_for_any_key: bool = field(default=False, kw_only=True)
     stranger: str | None = None
     body: bytes = b""
     success: int = 200
@@ -81,12 +83,14 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "v1/models/<str:model_id>/inputs"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
     ("GET", "v1/models/<str:model_id>/inputs/<str:input_id>"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
     ("GET", "v1/models/<str:model_id>/pricing"): Rule(Scope.MODELS_READ, "MODEL_NOT_FOUND"),
+    ("GET", "v1/billing/balance"): Rule(None, is_for_any_key=True),
     # Whoever has the signed URL may: tests/assets/test_files.py, test_uploads.py, test_thumbnails.py.
     ("PUT", "v1/asset-uploads/<uuid:asset_id>"): Rule(None),
     ("GET", "v1/files/<uuid:asset_id>"): Rule(None),
     ("GET", "v1/files/<uuid:asset_id>/thumbnail"): Rule(None),
 }
-KEYED = [(method, route) for (method, route), rule in RULES.items() if rule.scope is not None]
+SCOPED = [(method, route) for (method, route), rule in RULES.items() if rule.scope is not None]
+FOR_ANY_KEY = [(method, route) for (method, route), rule in RULES.items() if rule.is_for_any_key]
 OWNED = [(method, route) for (method, route), rule in RULES.items() if rule.stranger is not None]
 
 
@@ -163,16 +167,22 @@ def test_what_a_view_declares_is_what_the_matrix_says() -> None:
 
 def test_only_public_routes_do_without_authentication() -> None:
     open_to_all = {key for key, view in TABLE.items() if not view.permission_classes or not view.authentication_classes}
-    assert open_to_all == {key for key, rule in RULES.items() if rule.scope is None}
+    assert open_to_all == {key for key, rule in RULES.items() if rule.scope is None and not rule.is_for_any_key}
 
 
-@pytest.mark.parametrize(("method", "route"), KEYED)
+@pytest.mark.parametrize(("method", "route"), SCOPED)
 def test_a_key_with_just_the_scope_may(rung: Rung, method: str, route: str) -> None:
     owner = Api(scopes=[RULES[method, route].scope])
     assert ask(method, route, things_of(owner), owner.headers()).status_code == RULES[method, route].success
 
 
-@pytest.mark.parametrize(("method", "route"), KEYED)
+@pytest.mark.parametrize(("method", "route"), FOR_ANY_KEY)
+def test_a_key_without_any_scope_may_do_what_needs_none(method: str, route: str) -> None:
+    owner = Api(scopes=[])
+    assert ask(method, route, things_of(owner), owner.headers()).status_code == RULES[method, route].success
+
+
+@pytest.mark.parametrize(("method", "route"), SCOPED)
 def test_a_key_with_every_other_scope_may_not(rung: Rung, method: str, route: str) -> None:
     needed = RULES[method, route].scope
     owner = Api(scopes=[scope for scope in Scope.values if scope != needed])
@@ -184,7 +194,7 @@ def test_a_key_with_every_other_scope_may_not(rung: Rung, method: str, route: st
     assert (counts(), rung.calls) == (before, [])
 
 
-@pytest.mark.parametrize(("method", "route"), KEYED)
+@pytest.mark.parametrize(("method", "route"), SCOPED)
 def test_a_key_without_scopes_may_nothing_and_learns_nothing(rung: Rung, method: str, route: str) -> None:
     # The same answer whether the thing exists or not: the scope is asked for first.
     owner, stranger = Api(scopes=[]), Api(scopes=[])
@@ -195,7 +205,7 @@ def test_a_key_without_scopes_may_nothing_and_learns_nothing(rung: Rung, method:
     assert answers[0].content == answers[1].content
 
 
-@pytest.mark.parametrize(("method", "route"), KEYED)
+@pytest.mark.parametrize(("method", "route"), [*SCOPED, *FOR_ANY_KEY])
 def test_without_a_key_it_is_401(rung: Rung, method: str, route: str) -> None:
     things = things_of(Api())
     before = counts()
