@@ -13,6 +13,7 @@ from django.db.models.lookups import In
 from accounts.models import ApiKey, Organization
 from models_registry.models import Endpoint, Model, Provider, ProviderLink, Template
 from runflow.lib.ids import uuid7
+from runflow.lib.json_index import owned_json_index
 
 
 class RunStatus(models.TextChoices):
@@ -86,7 +87,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         """The only way an API view starts a query."""
         return self.filter(organization=organization)
 
-    def with_item_rows(self, *, with_input: bool = False) -> Self:
+    def with_item_rows(self, *, with_input: bool = False, with_output: bool = True) -> Self:
         """Annotate `item_rows`: the items in order, a dict each, with what a detail shows of their runs.
 
         In the batch's own statement, so that its counters and its items are of one moment. A batch at work reads no more of
@@ -95,6 +96,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         when_terminal = {
             name: Case(When(In(OuterRef("status_code"), BATCH_TERMINAL), then=F(f"run__{name}")))
             for name in ("output", "failure_code", "failure_message", "failure_stage_code")
+            if with_output
         }
         items = BatchItem.objects.filter(batch=OuterRef("pk")).order_by("sequence_index")
         row = JSONObject(
@@ -129,7 +131,7 @@ class Batch(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="batches")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="batches", db_index=False)
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="batches")
     status_code = models.CharField(max_length=20, choices=BatchStatus.choices, default=BatchStatus.QUEUED)
     source_code = models.CharField(max_length=20, choices=Source.choices, default=Source.API)
@@ -184,6 +186,12 @@ class Batch(models.Model):
             models.Index(name="batch_replays", fields=["replay_of"], condition=Q(replay_of__isnull=False)),
             # sweep: whose time is over?
             models.Index(name="batch_open", fields=["created_at"], condition=Q(status_code__in=("queued", "running"))),
+            # lists (api/lists.py): in order, whatever of these is fixed
+            models.Index(name="batch_list", fields=["organization", "created_at", "id"]),
+            models.Index(name="batch_list_status", fields=["organization", "status_code", "created_at", "id"]),
+            models.Index(name="batch_list_model", fields=["organization", "model", "status_code", "created_at", "id"]),
+            models.Index(name="batch_list_completed", fields=["organization", "status_code", "completed_at", "id"]),
+            owned_json_index(name="batch_metadata", owner="organization", document="metadata"),
         ]
 
     def __str__(self) -> str:
@@ -304,6 +312,15 @@ class Run(models.Model):
             ),
             # sweep: whose worker died?
             models.Index(name="run_lease_when_live", fields=["lease_expires_at"], condition=Q(status_code__in=LIVE)),
+            # lists (api/lists.py): in order, whatever of these is fixed
+            models.Index(name="run_list", fields=["organization", "created_at", "id"]),
+            models.Index(name="run_list_status", fields=["organization", "status_code", "created_at", "id"]),
+            models.Index(name="run_list_model", fields=["organization", "model", "status_code", "created_at", "id"]),
+            models.Index(name="run_list_completed", fields=["organization", "status_code", "completed_at", "id"]),
+            models.Index(
+                name="run_client_ref", fields=["organization", "client_ref"], condition=Q(client_ref__isnull=False)
+            ),
+            owned_json_index(name="run_metadata", owner="organization", document="metadata"),
         ]
 
     def __str__(self) -> str:

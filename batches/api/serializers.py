@@ -6,7 +6,7 @@ schemas.json in tests/contract checks every shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run
@@ -54,6 +54,24 @@ def batch_body(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, A
     """BatchDetail. `item_rows` as BatchQuerySet.with_item_rows gives them."""
     is_terminal = batch.status_code in BATCH_TERMINAL
     return {
+        **_batch_body(batch),
+        "input": [_given(row) for row in item_rows] if "input" in item_rows[0] else None,
+        "output": batch_output(batch, item_rows) if is_terminal and "output" in item_rows[0] else None,
+        "items": [{name: row[name] for name in _HANDLE} for row in item_rows],
+    }
+
+
+def batch_row_body(batch: Batch, *, embeds: Collection[str]) -> dict[str, Any]:
+    """BatchDetail in a list: of `items`, `input` and `output` those that were asked for, the others null."""
+    body = _batch_body(batch)
+    if embeds:
+        whole = batch_body(batch, batch.item_rows)
+        body.update({name: whole[name] for name in embeds})
+    return body
+
+
+def _batch_body(batch: Batch) -> dict[str, Any]:
+    return {
         "id": batch.pk,
         "org_id": batch.organization_id,
         "target_type_code": TARGET_TYPE,
@@ -65,11 +83,11 @@ def batch_body(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, A
         "items_succeeded": batch.items_succeeded,
         "items_failed": batch.items_failed,
         "items_cancelled": batch.items_cancelled,
-        "input": [_given(row) for row in item_rows] if "input" in item_rows[0] else None,
+        "input": None,
         "resolved_template_id": batch.resolved_template_id,
         "dispatch_provider_link_id": batch.dispatch_provider_link_id,
         "cost": money(batch.cost),
-        "output": batch_output(batch, item_rows) if is_terminal else None,
+        "output": None,
         "metadata": batch.metadata,
         "callback_url": batch.callback_url,
         "duration_ms": batch.duration_ms,
@@ -82,7 +100,7 @@ def batch_body(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, A
         "started_at": batch.started_at,
         "completed_at": batch.completed_at,
         "links": {"self": f"/v1/batches/{batch.pk}", "items": f"/v1/batches/{batch.pk}/items"},
-        "items": [{name: row[name] for name in _HANDLE} for row in item_rows],
+        "items": None,
     }
 
 
@@ -95,9 +113,9 @@ def _given(row: dict[str, Any]) -> dict[str, Any]:
     return {**reference, **row["input"]}
 
 
-def item_body(item: BatchItem) -> dict[str, Any]:
-    """BatchItem, with its run in full."""
-    run = run_body(item.run)
+def item_body(item: BatchItem, *, with_input: bool = True) -> dict[str, Any]:
+    """BatchItem, with its run in full, as `run_body` gives it."""
+    run = run_body(item.run, with_input=with_input)
     return {
         "id": item.pk,
         "batch_id": item.batch_id,
@@ -121,8 +139,8 @@ def item_body(item: BatchItem) -> dict[str, Any]:
     }
 
 
-def run_body(run: Run) -> dict[str, Any]:
-    """Run."""
+def run_body(run: Run, *, with_input: bool = True) -> dict[str, Any]:
+    """Run. `with_input` False: it was not read, and is null."""
     links = {"self": f"/v1/runs/{run.pk}"}
     if run.batch_id is not None:
         links["batch"] = f"/v1/batches/{run.batch_id}"
@@ -133,7 +151,7 @@ def run_body(run: Run) -> dict[str, Any]:
         "org_id": run.organization_id,
         "status_code": run.status_code,
         "source_code": run.source_code,
-        "input": run.input,
+        "input": run.input if with_input else None,
         "output": output_body(run.output),
         "duration_ms": run.duration_ms,
         "cost": money(run.cost),
@@ -156,3 +174,9 @@ def run_body(run: Run) -> dict[str, Any]:
         "failure_message": run.failure_message,
         "failure_stage_code": run.failure_stage_code,
     }
+
+
+# Of what lists may be asked for (`fields`). Taken from an empty one each, so that they cannot differ from the bodies.
+BATCH_MEMBERS = tuple(_batch_body(Batch()))
+RUN_MEMBERS = tuple(run_body(Run()))
+ITEM_MEMBERS = tuple(item_body(BatchItem(run=Run())))

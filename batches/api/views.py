@@ -11,8 +11,9 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from batches.api.lists import BATCHES, RUNS
 from batches.api.polling import answer_unless_known
-from batches.api.serializers import batch_body, batch_created_body, item_body, run_body
+from batches.api.serializers import batch_body, batch_created_body, batch_row_body, item_body, run_body
 from batches.cancellation import cancel, check_cancellation
 from batches.models import Batch, BatchItem, Run
 from batches.replays import check_batch_replay, check_run_replay, replay_batch, replay_run
@@ -90,6 +91,19 @@ class ModelRunsView(ApiView):
         return Response(run_body(run), status=201)
 
 
+class BatchesView(ApiView):
+    """`GET /v1/batches`"""
+
+    scopes = {"GET": Scope.BATCHES_READ}
+    listing = BATCHES
+
+    def get(self, request: Request) -> Response:
+        organization = caller_of(request).organization
+        batches = Batch.objects.visible_to(organization)
+        page = self.listing.page(batches, request.query_params.dict(), tied_to=organization.pk)
+        return Response(page.body(batch_row_body(batch, embeds=page.embeds) for batch in page.rows))
+
+
 class BatchView(ApiView):
     """`GET /v1/batches/{id}`"""
 
@@ -141,6 +155,19 @@ class BatchItemView(ApiView):
         parsed = parse_uuid(item_id) or _raise(BatchItemNotFound)
         item = BatchItem.objects.filter(batch=batch, pk=parsed).select_related("run").first()
         return Response(item_body(item or _raise(BatchItemNotFound)))
+
+
+class RunsView(ApiView):
+    """`GET /v1/runs`"""
+
+    scopes = {"GET": Scope.RUNS_READ}
+    listing = RUNS
+
+    def get(self, request: Request) -> Response:
+        organization = caller_of(request).organization
+        runs = Run.objects.visible_to(organization)
+        page = self.listing.page(runs, request.query_params.dict(), tied_to=organization.pk)
+        return Response(page.body(run_body(run, with_input="input" in page.embeds) for run in page.rows))
 
 
 class RunView(ApiView):

@@ -55,7 +55,7 @@ def page_of(queryset: QuerySet[M], query: Mapping[str, str], *, order: Order) ->
 
     A cursor names the row beside which the page lies: after it, or before it with `from_prev=true`. Raises BadRequest.
     """
-    limit = _limit(query.get("limit"))
+    limit = parse_limit(query.get("limit"))
     cursor = query.get("pq") or None
     beside = _decode(cursor, order) if cursor is not None else order.start
     is_backwards = is_true(query.get("from_prev")) and cursor is not None
@@ -77,7 +77,8 @@ def page_of(queryset: QuerySet[M], query: Mapping[str, str], *, order: Order) ->
     )
 
 
-def _limit(text: str | None) -> int:
+def parse_limit(text: str | None) -> int:
+    """Raises BadRequest."""
     if not text:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_LIMIT):

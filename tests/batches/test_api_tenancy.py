@@ -49,6 +49,8 @@ RULES: dict[tuple[str, str], Rule] = {
     ("POST", "v1/models/<str:owner>/<path:slug>/runs"): Rule(
         Scope.RUNS_CREATE, "MODEL_NOT_FOUND", b'{"input": {}}', 201
     ),
+    ("GET", "v1/batches"): Rule(Scope.BATCHES_READ),
+    ("GET", "v1/runs"): Rule(Scope.RUNS_READ),
     ("GET", "v1/batches/<str:batch_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items/<str:item_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
