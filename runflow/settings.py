@@ -38,6 +38,8 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "accounts",
     "idempotency",
     "models_registry",
@@ -73,6 +75,7 @@ APPEND_SLASH = False  # the contract's routes have none, and a redirect would lo
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "runflow" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -131,6 +134,34 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "runflow.lib.api.AlwaysJSON",
     "EXCEPTION_HANDLER": "runflow.lib.api.exception_handler",
     "UNAUTHENTICATED_USER": None,
+    "DEFAULT_SCHEMA_CLASS": "runflow.lib.openapi.Declared",
+}
+# What views declare (runflow.lib.schemas) as an OpenAPI document, and the pages that show it from this server's own files.
+SPECTACULAR_SETTINGS = {
+    "DEFAULT_GENERATOR_CLASS": "runflow.lib.openapi.Generator",
+    "OAS_VERSION": "3.1.0",
+    "TITLE": "Runflow batch API",
+    "VERSION": "0.1.0",
+    # Where the document is read from, whatever the server is called.
+    "SERVERS": [{"url": "/"}],
+    "TAGS": [
+        {"name": "Batches", "description": "Up to 100 inputs for one model in one request."},
+        {"name": "Runs", "description": "One input each: a batch has one for each of its items."},
+        {"name": "Callbacks", "description": "What was sent to a `callback_url`, and the secrets that sign it."},
+        {"name": "Assets", "description": "Files of your own as inputs; signed URLs of outputs."},
+        {"name": "Server"},
+    ],
+    "POSTPROCESSING_HOOKS": [],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "defaultModelsExpandDepth": 0, "tryItOutEnabled": True},
+    "REDOC_UI_SETTINGS": {
+        "theme": {
+            "typography": {"fontFamily": "system-ui, sans-serif", "headings": {"fontFamily": "system-ui, sans-serif"}}
+        }
+    },
 }
 
 _is_https = _public.scheme == "https"

@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Organization
 from tests.factories import make_key
+from tests.openapi.conformance import fault_of
 
 
 class Api:
@@ -65,6 +66,20 @@ def _no_broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Tests without `rung` do not leave messages behind in whatever broker is configured."""
     if "rung" not in request.fixturenames and "e2e" not in str(request.path):
         monkeypatch.setattr("celery.app.base.Celery.send_task", lambda self, name, args=(), **options: None)
+
+
+@pytest.fixture(autouse=True)
+def _answers_are_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer that a test gets from a described route is one that the OpenAPI document promises, to the last member."""
+    ask = Client.request
+
+    def request(self: Client, **environ: Any) -> Any:
+        response = ask(self, **environ)
+        fault = fault_of(response.wsgi_request, response)
+        assert fault is None, fault
+        return response
+
+    monkeypatch.setattr(Client, "request", request)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from assets.api import schema
 from assets.api.serializers import asset_body, upload_body
 from assets.models import Asset
 from assets.services import FILE_ROUTE, THUMBNAIL_ROUTE, UPLOAD_ROUTE, AssetMissing, is_signed
@@ -34,6 +35,7 @@ class AssetUploadsView(ApiView):
     """`POST /v1/asset-uploads`"""
 
     scopes = {"POST": Scope.ASSETS_CREATE}
+    documented = {"POST": schema.CREATE_UPLOAD}
 
     def post(self, request: Request) -> Response:
         caller = caller_of(request)
@@ -46,6 +48,7 @@ class AssetConfirmationsView(ApiView):
     """`POST /v1/asset-uploads/{asset_id}/confirmations`"""
 
     scopes = {"POST": Scope.ASSETS_CREATE}
+    documented = {"POST": schema.CONFIRM_UPLOAD}
 
     def post(self, request: Request, asset_id: str) -> Response:
         # Every member is optional, and so is the body.
@@ -60,6 +63,7 @@ class AssetView(ApiView):
     """`GET /v1/assets/{asset_id}`"""
 
     scopes = {"GET": Scope.ASSETS_READ}
+    documented = {"GET": schema.GET_ASSET}
 
     def get(self, request: Request, asset_id: str) -> Response:
         asset = Asset.objects.visible_to(caller_of(request).organization).filter(pk=_id(asset_id)).first()
@@ -99,6 +103,7 @@ class AssetUploadView(SignedView):
     route = UPLOAD_ROUTE
     refusal = "This link is not valid or has expired; open another upload for a new one."
     body_limit = MAX_BYTES
+    documented = {"PUT": schema.PUT_UPLOAD}
 
     def put(self, request: Request, asset_id: UUID) -> Response:
         self.check_signature(request, asset_id)
@@ -110,6 +115,7 @@ class FileView(SignedView):
     """`GET /v1/files/{asset_id}?expires=…&signature=…`"""
 
     route = FILE_ROUTE
+    documented = {"GET": schema.GET_FILE}
 
     def get(self, request: Request, asset_id: UUID) -> FileResponse:
         self.check_signature(request, asset_id)
@@ -125,6 +131,7 @@ class ThumbnailView(SignedView):
     """`GET /v1/files/{asset_id}/thumbnail?expires=…&signature=…`"""
 
     route = THUMBNAIL_ROUTE
+    documented = {"GET": schema.GET_THUMBNAIL}
 
     def get(self, request: Request, asset_id: UUID) -> FileResponse:
         self.check_signature(request, asset_id)

@@ -14,8 +14,9 @@ from accounts.api.authentication import caller_of
 from accounts.models import Scope
 from batches.api.views import BatchNotFound
 from batches.models import Batch, BatchItem
-from batches.output import error_body, money, output_body
+from batches.output import error_body, output_body
 from runflow.lib import errors, jsonlib
+from runflow.lib.money import money
 from runflow.lib.views import ApiView, parse_uuid
 
 COLUMNS = (

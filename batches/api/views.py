@@ -11,6 +11,7 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from batches.api import operations
 from batches.api.lists import BATCHES, RUNS
 from batches.api.polling import answer_unless_known
 from batches.api.serializers import batch_body, batch_created_body, batch_row_body, item_body, run_body
@@ -51,6 +52,7 @@ class ModelBatchesView(ApiView):
     """`POST /v1/models/{owner}/{slug}/batches`"""
 
     scopes = {"POST": Scope.BATCHES_CREATE}
+    documented = {"POST": operations.CREATE_BATCH}
 
     def post(self, request: Request, owner: str, slug: str) -> Response:
         caller = caller_of(request)
@@ -74,6 +76,7 @@ class ModelRunsView(ApiView):
     """`POST /v1/models/{owner}/{slug}/runs`"""
 
     scopes = {"POST": Scope.RUNS_CREATE}
+    documented = {"POST": operations.CREATE_RUN}
 
     def post(self, request: Request, owner: str, slug: str) -> Response:
         caller = caller_of(request)
@@ -108,6 +111,7 @@ class BatchView(ApiView):
     """`GET /v1/batches/{id}`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.GET_BATCH}
 
     def get(self, request: Request, batch_id: str) -> Response:
         parsed = parse_uuid(batch_id) or _raise(BatchNotFound)
@@ -137,6 +141,7 @@ class BatchItemsView(ApiView):
     """`GET /v1/batches/{batch_id}/items`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.LIST_BATCH_ITEMS}
 
     def get(self, request: Request, batch_id: str) -> Response:
         batch = _batch_or_404(request, batch_id)
@@ -149,6 +154,7 @@ class BatchItemView(ApiView):
     """`GET /v1/batches/{batch_id}/items/{id}`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.GET_BATCH_ITEM}
 
     def get(self, request: Request, batch_id: str, item_id: str) -> Response:
         batch = _batch_or_404(request, batch_id)
@@ -174,6 +180,7 @@ class RunView(ApiView):
     """`GET /v1/runs/{id}`"""
 
     scopes = {"GET": Scope.RUNS_READ}
+    documented = {"GET": operations.GET_RUN}
 
     def get(self, request: Request, run_id: str) -> Response:
         parsed = parse_uuid(run_id) or _raise(RunNotFound)
@@ -185,6 +192,7 @@ class BatchCancellationView(ApiView):
     """`POST /v1/batches/{batch_id}/cancellation`"""
 
     scopes = {"POST": Scope.RUNS_EXECUTE}
+    documented = {"POST": operations.CANCEL_BATCH}
 
     def post(self, request: Request, batch_id: str) -> Response:
         batch = _batch_or_404(request, batch_id)
@@ -197,6 +205,7 @@ class RunCancellationView(ApiView):
     """`POST /v1/runs/{run_id}/cancellation`"""
 
     scopes = {"POST": Scope.RUNS_EXECUTE}
+    documented = {"POST": operations.CANCEL_RUN}
 
     def post(self, request: Request, run_id: str) -> Response:
         run = _run_or_404(request, run_id)
@@ -209,6 +218,7 @@ class BatchReplaysView(ApiView):
     """`POST /v1/batches/{batch_id}/replays`"""
 
     scopes = {"POST": Scope.RUNS_EXECUTE}
+    documented = {"POST": operations.REPLAY_BATCH}
 
     def post(self, request: Request, batch_id: str) -> Response:
         caller = caller_of(request)
@@ -225,6 +235,7 @@ class RunReplaysView(ApiView):
     """`POST /v1/runs/{run_id}/replays`"""
 
     scopes = {"POST": Scope.RUNS_EXECUTE}
+    documented = {"POST": operations.REPLAY_RUN}
 
     def post(self, request: Request, run_id: str) -> Response:
         caller = caller_of(request)
@@ -241,6 +252,7 @@ class BatchCallbackView(ApiView):
     """`GET /v1/batches/{batch_id}/callback`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.LIST_BATCH_CALLBACKS}
 
     def get(self, request: Request, batch_id: str) -> Response:
         batch = _batch_or_404(request, batch_id)
@@ -252,6 +264,7 @@ class BatchCallbackRedeliveriesView(ApiView):
     """`POST /v1/batches/{batch_id}/callback-redeliveries`"""
 
     scopes = {"POST": Scope.RUNS_EXECUTE}
+    documented = {"POST": operations.REDELIVER_BATCH_CALLBACK}
 
     def post(self, request: Request, batch_id: str) -> Response:
         delivery_id = redeliver_callback(subject=_batch_or_404(request, batch_id))
@@ -262,6 +275,7 @@ class RunCallbackView(ApiView):
     """`GET /v1/runs/{run_id}/callback`"""
 
     scopes = {"GET": Scope.RUNS_READ}
+    documented = {"GET": operations.LIST_RUN_CALLBACKS}
 
     def get(self, request: Request, run_id: str) -> Response:
         run = _run_or_404(request, run_id)
@@ -273,6 +287,7 @@ class RunCallbackRedeliveriesView(ApiView):
     """`POST /v1/runs/{run_id}/callback-redeliveries`"""
 
     scopes = {"POST": Scope.RUNS_EXECUTE}
+    documented = {"POST": operations.REDELIVER_RUN_CALLBACK}
 
     def post(self, request: Request, run_id: str) -> Response:
         delivery_id = redeliver_callback(subject=_run_or_404(request, run_id))

@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
 from callbacks import services
+from callbacks.api import schema
 from callbacks.api.serializers import check_create, check_update, secret_body, secret_created_body
 from runflow.lib.pagination import NEWEST_FIRST, page_of
 from runflow.lib.views import ApiView, json_object, parse_uuid
@@ -19,6 +20,7 @@ class CallbackSecretsView(ApiView):
     """`GET|POST /v1/callback-secrets`"""
 
     scopes = {"GET": Scope.CALLBACK_SECRETS_READ, "POST": Scope.CALLBACK_SECRETS_CREATE}
+    documented = {"GET": schema.LIST_SECRETS, "POST": schema.CREATE_SECRET}
 
     def get(self, request: Request) -> Response:
         secrets = services.secrets_of(organization=caller_of(request).organization)
@@ -40,6 +42,11 @@ class CallbackSecretView(ApiView):
         "GET": Scope.CALLBACK_SECRETS_READ,
         "PATCH": Scope.CALLBACK_SECRETS_EDIT,
         "DELETE": Scope.CALLBACK_SECRETS_DELETE,
+    }
+    documented = {
+        "GET": schema.GET_SECRET,
+        "PATCH": schema.UPDATE_SECRET,
+        "DELETE": schema.DELETE_SECRET,
     }
 
     def get(self, request: Request, secret_id: str) -> Response:

@@ -11,13 +11,15 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runflow.lib import errors
+from runflow.lib.schemas import STRING, Answer, Operation, record
 
 
 class ApiView(APIView):
-    """Base of the views: a subclass names the scope of each of its methods in `scopes`."""
+    """Base of the views: a subclass names the scope of each of its methods in `scopes`, and describes it in `documented`."""
 
     http_method_names = ["get", "head", "post", "put", "patch", "delete"]
     scopes: Mapping[str, str] = {}
+    documented: Mapping[str, Operation] = {}
     # Bytes, where it is not REQUEST_BODY_LIMIT_BYTES. Such a view reads the body from its stream, never as a whole.
     body_limit: int | None = None
 
@@ -27,6 +29,14 @@ class HealthView(ApiView):
 
     authentication_classes: Sequence[type] = []
     permission_classes: Sequence[type] = []
+    documented = {
+        "GET": Operation(
+            id="getHealth",
+            tag="Server",
+            summary="Whether this process answers",
+            answers={200: Answer(record("Health", {"status": STRING}, example={"status": "ok"}), "It does.")},
+        )
+    }
 
     def get(self, request: Request) -> Response:
         return Response({"status": "ok"})

@@ -20,7 +20,8 @@ from batches import engine
 from batches.models import Batch, BatchItem, Run, RunStatus
 from models_registry.models import Model, ProviderLink
 from tests.conftest import Api
-from tests.contract.checks import TIMESTAMP, assert_error, assert_matches, json_of
+from tests.contract.checks import assert_error, assert_matches, json_of
+from tests.contract.formats import TIMESTAMP
 from tests.factories import make_batch, make_model
 
 pytestmark = pytest.mark.django_db

@@ -42,6 +42,7 @@ class Rule:
 # By method and route, as the URL table spells it. A new route needs a line here, and an address in `address_of`.
 RULES: dict[tuple[str, str], Rule] = {
     ("GET", "v1/health"): Rule(None),
+    ("GET", "v1/openapi.json"): Rule(None),
     ("GET", "v1/readiness"): Rule(None),
     ("POST", "v1/models/<str:owner>/<path:slug>/batches"): Rule(
         Scope.BATCHES_CREATE, "MODEL_NOT_FOUND", b'{"input": [{}]}', 201

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,24 +17,10 @@ from accounts.models import Organization
 from batches.models import Batch, BatchItem, Run
 from idempotency.models import IdempotencyRecord
 from tests.conftest import Api, Rung
+from tests.contract.formats import FORMATS
 
 SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parent / "schemas.json").read_text())
 _REGISTRY: Registry[Any] = Registry().with_resource("contract", DRAFT202012.create_resource(SCHEMAS))
-
-# Our own: jsonschema checks date-time only where an optional package is installed, and passes everything elsewhere.
-FORMATS = jsonschema.FormatChecker(formats=())
-# contract.md section 1: ISO 8601 in UTC, ending in +00:00, never Z.
-TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00")
-
-
-@FORMATS.checks("date-time", ValueError)
-def _is_timestamp(value: object) -> bool:
-    return not isinstance(value, str) or bool(TIMESTAMP.fullmatch(value) and datetime.fromisoformat(value))
-
-
-@FORMATS.checks("uuid", ValueError)
-def _is_uuid(value: object) -> bool:
-    return not isinstance(value, str) or str(uuid.UUID(value)) == value
 
 
 @lru_cache

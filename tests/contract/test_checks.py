@@ -9,7 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.contract.checks import FORMATS, SCHEMAS, assert_matches
+from tests.contract.checks import SCHEMAS, assert_matches
+from tests.contract.formats import FORMATS
 
 DETAIL: dict[str, Any] = {
     "id": "01890a5d-ac96-774b-bcce-b302099a8057",
