@@ -399,6 +399,18 @@ def test_a_redelivery_is_refused_without_a_callback_url(api: Api) -> None:
     assert CallbackDelivery.objects.count() == 0
 
 
+def test_of_many_only_those_are_redelivered_that_have_ended_and_want_it(ended: Batch) -> None:
+    end_deliveries()
+    wants_none, _ = make_batch()
+    end_batch(wants_none)
+    queued, _ = make_batch(callback_url="https://shop.example/done")
+    batches = [ended, wants_none, queued]
+    assert list(redeliver_callbacks(batch_ids=[batch.pk for batch in batches])) == [ended.pk]
+    run_ids = list(Run.objects.values_list("pk", flat=True))
+    Run.objects.filter(batch=queued).update(callback_url="https://shop.example/done")
+    assert redeliver_callbacks(run_ids=run_ids) == {}
+
+
 def test_of_two_redeliveries_at_once_the_unique_index_refuses_one(api: Api, ended: Batch) -> None:
     end_deliveries()
 

@@ -84,14 +84,18 @@ def test_asking_twice_changes_nothing() -> None:
     assert not cancel(batch_ids=[batch.pk], reason="Second.").has_effect
     row = Run.objects.get(pk=run.id)
     assert (row.cancel_requested_at, row.cancel_reason) == (when, "First.")
+    batch.refresh_from_db()
+    assert batch.cancel_reason == "First."
 
 
-def test_a_batch_that_has_ended_stays_as_it_is(rung: Rung) -> None:
+def test_a_batch_that_has_ended_stays_as_it_is(rung: Rung, count_queries: Callable[..., Any]) -> None:
     batch, _ = make_batch(callback_url="https://shop.example/")
     end_batch(batch)
     rung.calls.clear()
     before = Batch.objects.values().get()
-    assert not cancel(batch_ids=[batch.pk]).has_effect
+    with count_queries() as log:
+        assert not cancel(batch_ids=[batch.pk]).has_effect
+    assert len(log.captured_queries) == 3  # BEGIN, the look for what is open, COMMIT
     assert Batch.objects.values().get() == before
     assert CallbackDelivery.objects.count() == 1
     assert rung.calls == []
@@ -119,6 +123,21 @@ def test_a_claim_and_a_cancellation_at_once_leave_each_run_to_one_of_them() -> N
         wait_until(lambda: lock_waiters() == 1, what="the cancellation to wait for the run")
     assert other.result.asked == {claimed[0].id}
     assert sorted(statuses(batch)) == ["canceled", "dispatching"]
+
+
+def test_a_run_that_is_claimed_while_its_batch_is_cancelled_is_asked_to_stop() -> None:
+    """The guard: LOCK_OPEN. Without it such a run is neither ended nor asked: it waits when one looks, and does not later.
+
+    The batch is at work already, so that the claim does not hold its row.
+    """
+    batch, _ = make_batch(items=[{"text": "a"}, {"text": "b"}, {"text": "c"}])
+    (first,) = claim(batch, 1)
+    with transaction.atomic():
+        (second,) = claim(batch, 1)
+        other = InThread(lambda: cancel(batch_ids=[batch.pk])).start()
+        wait_until(lambda: lock_waiters() == 1, what="the cancellation to wait for the run")
+    assert other.result.asked == {first.id, second.id}
+    assert sorted(statuses(batch)) == ["canceled", "dispatching", "dispatching"]
 
 
 def test_a_settlement_that_waits_for_a_cancellation_ends_the_run_as_it_ended() -> None:

@@ -281,8 +281,10 @@ def test_a_run_over_its_time_is_stopped_and_fails(settings: Any) -> None:
 
 
 def test_a_run_that_leaves_no_trace_after_it_was_to_be_stopped_is_canceled(settings: Any) -> None:
+    """At its last attempt: at an earlier one the settlement would see that there is to be no other."""
     end_slices_at_once(settings)
     endpoint, server, _ = one_server()
+    Run.objects.update(max_attempts=1)
     driver.drive(endpoint_id=endpoint.pk)
     Run.objects.update(cancel_requested_at=timezone.now())
     driver.drive(endpoint_id=endpoint.pk)
@@ -301,6 +303,25 @@ def test_a_server_is_asked_to_stop_a_run_until_it_has_ended(settings: Any, monke
     for _ in range(3):
         driver.drive(endpoint_id=endpoint.pk)
     assert lost == server.ids() * 3
+
+
+def test_a_run_over_its_time_leaves_its_place_whatever_the_server_does(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_slices_at_once(settings)
+    endpoint, server, _ = one_server(2, max_in_flight=1, run_timeout=60)
+    driver.drive(endpoint_id=endpoint.pk)
+    Run.objects.filter(status_code="running").update(dispatched_at=timezone.now() - timedelta(seconds=61))
+    monkeypatch.setattr(ScriptedConnection, "cancel", lambda self, jobs: None)
+    settings.EXECUTE_SLICE = timedelta(seconds=1)
+
+    def finish_the_second() -> None:
+        if len(server.submitted) == 2:
+            server.finish(server.ids()[1])
+
+    server.on_poll = finish_the_second
+    assert driver.drive(endpoint_id=endpoint.pk) == 2
+    assert sorted(statuses()) == ["failed", "succeeded"]
 
 
 def test_a_run_over_its_time_that_never_began_is_done_again(settings: Any) -> None:

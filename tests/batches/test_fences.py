@@ -109,6 +109,14 @@ def test_what_is_overdue_at_work_is_left_to_who_works_on_it() -> None:
     assert stored() == before
 
 
+def test_what_is_overdue_and_waits_is_found_behind_what_is_at_work() -> None:
+    _, run = one_at_work()
+    Batch.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    (failed,) = lifecycle.fail_overdue(limit=1).run_ids
+    assert failed != run.id
+    assert lifecycle.fail_overdue(limit=1).run_ids == frozenset()
+
+
 def test_a_second_claim_does_not_start_a_batch_again() -> None:
     batch, _ = make_batch(items=[{"text": "a"}, {"text": "b"}])
     claim(batch, 1)
