@@ -177,14 +177,14 @@ class Driver:
             is_over = time.monotonic() >= until
             if is_over or not self.jobs or time.monotonic() >= self._finish_at or len(self._ended) >= _MOST_COLLECTED:
                 self._finish()
-            self._stop_some()
+            stopped = self._stop_some()
             if is_over:
                 self.is_unfinished = True
                 return
-            if not self.jobs and not found and not claimed:
+            if not self.jobs and not found and not claimed and not stopped:
                 self.left_queued = endpoints.count_due(provider_id=self.provider.pk)
                 return
-            if not found and not claimed:
+            if not found and not claimed and not stopped:
                 time.sleep(self._pause())
 
     def _pause(self) -> float:
@@ -318,14 +318,15 @@ class Driver:
 
     # --- Stopping ---
 
-    def _stop_some(self) -> None:
+    def _stop_some(self) -> int:
         """Ask the server to stop what somebody wants stopped, and what had its time.
 
         The first end as the server says: canceled, or done if that came first. The others are over now, whatever it does.
+        Returns how many those are: their places are free.
         """
         now = time.monotonic()
         if now < self._stop_at or not self.jobs:
-            return
+            return 0
         self._fence()
         self._stop_at = now + _STOP_PAUSE
         asked = lifecycle.runs_to_cancel_at(endpoint_id=self.endpoint.pk)
@@ -335,13 +336,14 @@ class Driver:
         # Again each time, until it has ended: a request can get lost.
         stopping = [job for job in self.jobs.values() if job.is_to_cancel or job in overdue]
         if not stopping:
-            return
+            return 0
         self.connection.cancel([job.placed(now) for job in stopping])
         for job in overdue:
             del self.jobs[job.job_id]
         late = Rejected("PROVIDER_TIMEOUT", "The provider did not finish in time.")
         unbegun = Unavailable("PROVIDER_TIMEOUT", "The provider did not begin in time.")
         self._settle([(job.run, late if job.has_run else unbegun) for job in overdue])
+        return len(overdue)
 
     # --- A server that is down ---
 
