@@ -20,8 +20,9 @@ from django.utils import timezone
 
 from batches import driver, engine, heartbeat, lifecycle
 from batches.api import readiness
-from batches.models import Heartbeat, Run
+from batches.models import Heartbeat, Run, RunStatus
 from batches.progress import Progress, read_progress
+from batches.retry import Settlement
 from callbacks.lifecycle import claim_deliveries
 from callbacks.models import CallbackAttempt, CallbackDelivery
 from models_registry.models import Endpoint, Provider, ProviderStatus
@@ -273,8 +274,12 @@ def test_a_run_is_unattended_once_nobody_has_claimed_at_its_provider_for_the_lim
     assert unattended()
     # All places of its provider may be taken by long ones.
     make_batch(model=model)
-    lifecycle.claim_runs(provider_id=run.provider_id, limit=1)
+    claimed = lifecycle.claim_runs(provider_id=run.provider_id, limit=1)
+    Run.objects.filter(provider_id=run.provider_id, status_code="queued").update(due_at=ago(70))
     assert not unattended()
+    # … and when those are done it is again.
+    lifecycle.settle(settlements=[Settlement(claimed[0].id, 1, RunStatus.CANCELED)])
+    assert unattended()
 
 
 @pytest.mark.parametrize("why", ["paused", "endpoints paused", "cap", "later"])
