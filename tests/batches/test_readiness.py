@@ -321,6 +321,12 @@ def test_a_callback_that_is_being_sent_is_not_due() -> None:
     assert (before.is_sending, after.is_sending, after.oldest_due_callback) == (False, True, None)
 
 
+def test_a_callback_that_is_due_later_is_not_due() -> None:
+    make_delivery()
+    CallbackDelivery.objects.update(next_attempt_at=timezone.now() + timedelta(minutes=5))
+    assert read_progress(limit=LIMIT).oldest_due_callback is None
+
+
 # --- Heartbeats -------------------------------------------------------------------------------------------------------
 
 
