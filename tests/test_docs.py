@@ -205,3 +205,14 @@ def test_the_functions_that_are_there_are_those_that_the_page_lists() -> None:
     listed = re.findall(r"^\| `(\w+)` \| `", section(text_of("docs/providers/local.md"), "What is there"), re.MULTILINE)
     offered = re.findall(r'^@local_function\("(\w+)"\)', text_of("providers/local/images.py"), re.MULTILINE)
     assert listed == offered
+
+
+def test_the_tests_that_guards_are_said_to_have_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", text_of("docs/guards.md")))
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named
+    assert named - written == set()
