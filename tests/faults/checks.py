@@ -263,6 +263,11 @@ def recovered_in_time(evidence: Evidence) -> Iterator[str]:
     yield from evidence.slow
 
 
+@check("no process ended that was not killed")
+def nothing_ended_by_itself(evidence: Evidence) -> Iterator[str]:
+    yield from evidence.ended
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one check found; nothing is good."""

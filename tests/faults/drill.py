@@ -41,10 +41,9 @@ class Outcome:
     faults: list[Fault]
     ledger: Ledger
     evidence: Evidence
-    recoveries: Recoveries
+    director: Director
     results: list[Result]
     drained_in: float
-    orphans: int
 
     @property
     def is_good(self) -> bool:
@@ -101,9 +100,10 @@ def run_drill(
         windows=director.windows,
         findings=_audit(),
         slow=_slow(recoveries),
+        ended=director.unexplained,
     )
     read_rows(evidence, database_url=database_url, media=house.media)
-    return Outcome(seed, seconds, plan, ledger, evidence, recoveries, check_all(evidence), drained_in, director.orphans)
+    return Outcome(seed, seconds, plan, ledger, evidence, director, check_all(evidence), drained_in)
 
 
 def _prepare_database(database_url: str) -> None:

@@ -174,6 +174,8 @@ class Evidence:
     findings: list[str] = field(default_factory=list)
     # Recoveries that took too long, as said in `recovery`.
     slow: list[str] = field(default_factory=list)
+    # Processes that ended although nothing had been done to them.
+    ended: list[str] = field(default_factory=list)
 
 
 def read_rows(evidence: Evidence, *, database_url: str, media: Path) -> None:

@@ -47,11 +47,15 @@ def lines_of(outcome: Outcome) -> Iterator[str]:
         f"  callbacks  {len(sent)} for {len(evidence.receipts)} requests received; {sum(n > 1 for n in sent)} needed"
         f" more than one attempt, at most {max(sent, default=0)}"
     )
-    if outcome.orphans:
-        yield f"  {outcome.orphans} processes whose main process was killed had to be killed too"
+    if outcome.director.ended:
+        yield "  ended by themselves, after the death of a child, and started again: " + _tally(
+            outcome.director.ended.elements()
+        )
+    if outcome.director.orphans:
+        yield f"  {outcome.director.orphans} processes whose main process was killed had to be killed too"
     yield ""
     yield "Longest recoveries, in seconds (in brackets: while something else that it needs was broken too)"
-    for slowest in outcome.recoveries.longest():
+    for slowest in outcome.director.recoveries.longest():
         alone = f"{slowest.undisturbed:5.1f}" if slowest.undisturbed is not None else "    -"
         times = f"{alone}  ({slowest.longest:5.1f})  of {slowest.number:3}, allowed {slowest.kind.most:.0f}"
         yield f"  {slowest.kind.name:<66} {times}"
