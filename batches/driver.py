@@ -24,7 +24,7 @@ from django.utils import timezone
 from assets.services import discard_files
 from batches import endpoints, heartbeat, lifecycle
 from batches.endpoints import DRIVE_TASK
-from batches.engine import LeaseKeeper
+from batches.engine import LeaseKeeper, sweep_if_late
 from batches.lifecycle import AcceptedRun, ClaimedRun, HeldRun
 from batches.work import MediaInputs, build_adapter, collect, render_jobs
 from models_registry.models import Endpoint, ProviderStatus
@@ -124,6 +124,8 @@ def drive(*, endpoint_id: UUID) -> int:
     finally:
         connection.close()
         endpoints.release_endpoint(endpoint_id=endpoint_id, token=token)
+    if driver.is_unfinished:
+        sweep_if_late()
     # A run that was queued after the last claim has rung while this driver still held the lease.
     if driver.is_unfinished or endpoints.count_due(provider_id=endpoint.provider_id) > driver.left_queued:
         ring(DRIVE_TASK, str(endpoint_id))

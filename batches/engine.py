@@ -20,6 +20,7 @@ from batches import heartbeat, lifecycle
 from batches.endpoints import ring_endpoints
 from batches.lifecycle import ClaimedRun
 from batches.work import MediaInputs, build_adapter, collect, render_jobs
+from callbacks import engine as callbacks_engine
 from models_registry.models import Provider, ProviderStatus
 from providers.base import AdapterConfigError, Canceled, Outcome, Rejected, SyncAdapter
 from runflow.lib.doorbell import ring
@@ -31,6 +32,8 @@ WATCH_INTERVAL = 1.0
 EXECUTE_TASK = "batches.execute"
 # A batch, or a sweep, wakes this many workers at most; a doorbell that finds nothing costs one short statement.
 MOST_DOORBELLS = 4
+# Sweeps that did not come before a worker at the end of its slice sweeps by itself.
+MISSED_SWEEPS = 3
 
 
 def execute(*, provider_id: UUID) -> int:
@@ -59,6 +62,7 @@ def execute(*, provider_id: UUID) -> int:
             heartbeat.beat(heartbeat.claim_of(provider_id))
         settled += execute_set(adapter=adapter, runs=runs, media_inputs=media_inputs)
         if time.monotonic() >= until:
+            sweep_if_late()
             ring(EXECUTE_TASK, str(provider_id))
             break
     return settled
@@ -163,3 +167,13 @@ def sweep() -> None:
     ring_waiting_providers()
     ring_endpoints()
     heartbeat.beat(heartbeat.SWEEP)
+
+
+def sweep_if_late() -> None:
+    """Sweep, and give back callbacks, if nobody did for a while.
+
+    Beat's messages wait behind those that bring work, and expire: where no worker is ever idle, none of them would be read.
+    """
+    if heartbeat.is_late(heartbeat.SWEEP, after=MISSED_SWEEPS * settings.SWEEP_INTERVAL):
+        sweep()
+        callbacks_engine.sweep()

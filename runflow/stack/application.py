@@ -18,6 +18,12 @@ from runflow.stack.session import STOP_COMMAND, Child, Interrupted, Session, Sta
 
 STOP_WEB = ((signal.SIGTERM, 15.0),)
 STOP_CELERY = ((signal.SIGTERM, 15.0), (signal.SIGQUIT, 5.0))  # finish the running task, then drop it
+# Two, so that receivers of callbacks that are slow never keep a run waiting. One computes, in processes; the other waits for
+# other people's servers, in threads. Sweeps are for that one: it always has a thread for them, where processes may all compute.
+WORKERS = {
+    "worker": ("-Q", "dispatch", "-c", "2", "--disable-prefetch"),
+    "io": ("-Q", "drive,callbacks,maintenance", "-P", "threads", "-c", "16"),
+}
 
 
 class Processes:
@@ -141,12 +147,7 @@ def start_application(supervisor: Processes, env: Mapping[str, str], listener: s
         web += ["--no-control-socket"]  # it lies in the home directory, shared by every stack of this user
         supervisor.start("web", web, env, STOP_WEB, [listener.fileno()])
     celery = [python, "-m", "celery", "-A", "runflow"]
-    # Two, so that receivers of callbacks that are slow never keep a run waiting. One computes, in processes; the other waits
-    # for other people's servers, in threads.
-    for name, *options in (
-        ("worker", "-Q", "dispatch,maintenance", "-c", "2", "--disable-prefetch"),
-        ("io", "-Q", "drive,callbacks", "-P", "threads", "-c", "16"),
-    ):
+    for name, options in WORKERS.items():
         argv = [*celery, "worker", *options, "-n", f"{name}@%h", "--loglevel", "INFO"]
         supervisor.start(name, argv, env, STOP_CELERY)
     schedule = ["-s", str(held.base / "celerybeat-schedule"), "--pidfile="]

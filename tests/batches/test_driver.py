@@ -15,7 +15,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from assets.models import Asset
-from batches import driver, endpoints, engine, lifecycle
+from batches import driver, endpoints, engine, heartbeat, lifecycle
 from batches.endpoints import share_of
 from batches.models import Batch, Run
 from models_registry.models import Endpoint, Model, Provider, ProviderStatus
@@ -105,6 +105,7 @@ def test_no_transaction_is_open_while_the_server_is_spoken_to() -> None:
 def test_a_slice_that_is_over_leaves_its_jobs_and_rings_and_the_next_one_goes_on(settings: Any, rung: Rung) -> None:
     end_slices_at_once(settings)
     endpoint, server, batch = one_server(2)
+    heartbeat.beat(heartbeat.SWEEP)
     rung.calls.clear()
     assert driver.drive(endpoint_id=endpoint.pk) == 0
     assert statuses() == ["running", "running"]
@@ -114,6 +115,13 @@ def test_a_slice_that_is_over_leaves_its_jobs_and_rings_and_the_next_one_goes_on
     assert len(server.submitted) == 2, "nothing is sent twice"
     batch.refresh_from_db()
     assert batch.status_code == "succeeded"
+
+
+def test_a_driver_that_is_never_idle_sweeps_by_itself_when_no_sweep_came(settings: Any, rung: Rung) -> None:
+    end_slices_at_once(settings)
+    endpoint, _, _ = one_server(2)
+    driver.drive(endpoint_id=endpoint.pk)
+    assert not heartbeat.is_late(heartbeat.SWEEP, after=settings.SWEEP_INTERVAL)
 
 
 def test_the_places_are_filled_before_outputs_are_collected() -> None:

@@ -19,13 +19,15 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from assets.models import Asset
-from batches import engine, lifecycle, tasks
-from batches.models import Batch, Run
+from batches import engine, heartbeat, lifecycle, tasks
+from batches.models import Batch, Heartbeat, Run
 from batches.work import build_adapter
-from models_registry.models import ProviderStatus, Template
+from callbacks.lifecycle import claim_deliveries
+from callbacks.models import CallbackDelivery
+from models_registry.models import Provider, ProviderStatus, Template
 from providers.base import Finished, Job, Outcome
 from tests.conftest import Rung
-from tests.factories import make_batch, make_model, make_provider
+from tests.factories import make_batch, make_delivery, make_model, make_provider
 from tests.threads import InThread, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -158,9 +160,52 @@ def test_the_slice_ends_between_sets_and_rings_again(rung: Rung, settings: Any) 
     settings.EXECUTE_SLICE = timedelta(0)
     provider = make_provider(claim_size=2)
     make_batch(model=make_model(provider=provider), items=[{"text": str(n)} for n in range(5)])
+    heartbeat.beat(heartbeat.SWEEP)
     rung.calls.clear()
     assert engine.execute(provider_id=provider.pk) == 2
     assert rung.calls == [("batches.execute", (str(provider.pk),))]
+
+
+def never_idle(settings: Any) -> Provider:
+    """A provider whose slices are over after one set, with work left."""
+    settings.EXECUTE_SLICE = timedelta(0)
+    provider = make_provider(claim_size=1)
+    make_batch(model=make_model(provider=provider), items=[{"text": "a"}, {"text": "b"}])
+    return provider
+
+
+def lost_run_and_callback() -> tuple[Run, CallbackDelivery]:
+    """Both claimed by somebody who died."""
+    batch, _ = make_batch()
+    lifecycle.claim_runs(provider_id=Run.objects.get(batch=batch).provider_id, limit=1, lease=timedelta(seconds=-1))
+    make_delivery()
+    claim_deliveries(limit=1)
+    CallbackDelivery.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    return Run.objects.get(batch=batch), CallbackDelivery.objects.get()
+
+
+def test_a_worker_that_is_never_idle_sweeps_by_itself_when_no_sweep_came(rung: Rung, settings: Any) -> None:
+    lost, delivery = lost_run_and_callback()
+    busy = never_idle(settings)
+    Heartbeat.objects.create(name=heartbeat.SWEEP, beat_at=timezone.now() - 4 * settings.SWEEP_INTERVAL)
+    assert engine.execute(provider_id=busy.pk) == 1
+    lost.refresh_from_db()
+    delivery.refresh_from_db()
+    assert (lost.status_code, lost.attempt, delivery.lease_expires_at) == ("queued", 1, None)
+    assert not heartbeat.is_late(heartbeat.SWEEP, after=settings.SWEEP_INTERVAL)
+
+
+def test_a_worker_leaves_sweeping_to_others_while_sweeps_come_and_while_it_may_be_idle(
+    rung: Rung, settings: Any
+) -> None:
+    lost, delivery = lost_run_and_callback()
+    execute_all()  # to its end: the next message may be beat's
+    busy = never_idle(settings)
+    Heartbeat.objects.create(name=heartbeat.SWEEP, beat_at=timezone.now() - 2 * settings.SWEEP_INTERVAL)
+    assert engine.execute(provider_id=busy.pk) == 1
+    lost.refresh_from_db()
+    delivery.refresh_from_db()
+    assert (lost.status_code, delivery.lease_expires_at is None) == ("dispatching", False)
 
 
 class PausingAdapter:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from runflow.stack.application import WORKERS as WORKER_OPTIONS
 from runflow.stack.keeper import nothing, wait_until
 from runflow.stack.postgres import start_postgres
 from runflow.stack.server import Server, free_port
@@ -102,10 +103,15 @@ class House:
         celery = ["celery", "-A", "runflow"]
         if name == "beat":
             return [*celery, "beat", "-s", str(self.held.base / "schedule"), "--pidfile=", "--loglevel", "INFO"]
-        work = ["-Q", "dispatch,maintenance", "-c", "2", "--disable-prefetch"]
-        if name in IO_WORKERS:
-            work = ["-Q", "drive,callbacks", "-P", "threads", "-c", "8"]
-        return [*celery, "worker", *work, "-n", f"{name}@%h", "--loglevel", "INFO"]
+        return [
+            *celery,
+            "worker",
+            *WORKER_OPTIONS["io" if name in IO_WORKERS else "worker"],
+            "-n",
+            f"{name}@%h",
+            "--loglevel",
+            "INFO",
+        ]
 
     def is_ready(self, name: str) -> bool:
         """Whether a process that was started works by now."""
