@@ -18,6 +18,9 @@ CHECKS: dict[str, Check] = {}
 # Seconds that a fault of a server may be seen before it begins (clocks) and after it ends (a request that hung times out).
 SLACK_BEFORE, SLACK_AFTER = 0.5, 3.0
 
+_EVENTS: dict[tuple[str, str], str] = {("batch", str(status)): event for status, event in BATCH_EVENTS.items()}
+_EVENTS |= {("run", str(status)): event for status, event in RUN_EVENTS.items()}
+
 
 def check(name: str) -> Callable[[Check], Check]:
     """`name` says what holds."""
@@ -97,8 +100,8 @@ def counters_equal_rows(evidence: Evidence) -> Iterator[str]:
         told = (batch.succeeded, batch.failed, batch.cancelled)
         rows = tally[batch.id]
         real = tuple(rows[status] for status in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELED))
-        if told != real or sum(real) != batch.total:
-            yield f"batch {batch.id} tells {told} of {batch.total}, and its runs are {dict(rows)}"
+        if told != real or sum(real) != batch.total or batch.status_code != _status_of(*real):
+            yield f"batch {batch.id} is {batch.status_code}, {told} of {batch.total}, and its runs are {dict(rows)}"
 
 
 @check("every Idempotency-Key made one thing, and nothing else is there")
@@ -142,7 +145,7 @@ def server_runs_fail_for_a_reason(evidence: Evidence) -> Iterator[str]:
             claims[move.subject_id] = move
         ends[move.subject_id] = move
     for run in evidence.runs:
-        if run.is_local or run.status_code == RunStatus.SUCCEEDED or _is_canceled_by_somebody(run):
+        if run.is_local or run.status_code != RunStatus.FAILED:
             continue
         begin = claims[run.id].at.timestamp() if run.id in claims else 0.0
         if not _was_at_fault(evidence, "", begin, ends[run.id].at.timestamp()):
@@ -241,7 +244,7 @@ def callbacks_arrived(evidence: Evidence) -> Iterator[str]:
             yield f"callback {row.id} was sent {len(seen)} times in {row.attempt_count} attempts"
         body = json.loads(bytes(row.payload))
         status = statuses[row.subject_type, row.subject_id]
-        event = BATCH_EVENTS[BatchStatus(status)] if row.subject_type == "batch" else RUN_EVENTS[RunStatus(status)]
+        event = _EVENTS.get((row.subject_type, status))
         if (body["status"], body["event"], body[f"{row.subject_type}_id"]) != (status, event, row.subject_id):
             yield f"callback {row.id} tells {body['event']} {body['status']} of a {row.subject_type} that is {status}"
     for webhook_id in receipts:
@@ -279,6 +282,13 @@ class Result:
 def check_all(evidence: Evidence) -> list[Result]:
     """Every check, in the order of this file."""
     return [Result(name, list(function(evidence))) for name, function in CHECKS.items()]
+
+
+def _status_of(succeeded: int, failed: int, canceled: int) -> BatchStatus:
+    """contract.md section 3.4."""
+    if succeeded:
+        return BatchStatus.PARTIAL_SUCCEEDED if failed or canceled else BatchStatus.SUCCEEDED
+    return BatchStatus.FAILED if failed else BatchStatus.CANCELED
 
 
 def _is_canceled_by_somebody(run: RunRow) -> bool:
