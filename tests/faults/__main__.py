@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import json
 import os
 import secrets
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from runflow.stack.session import ROOT, Interrupted, Signals, StackError, say, session
@@ -20,7 +22,7 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=3.0, help="of faults; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="the same one breaks the same; default: %(default)s")
-    parser.add_argument("--logs", type=Path, help="keep the logs of the processes in this directory")
+    parser.add_argument("--logs", type=Path, help="keep the logs of the processes, and all evidence, in this directory")
     options = parser.parse_args()
     with Signals() as signals:
         try:
@@ -61,6 +63,9 @@ def _drill(seed: int, seconds: float, logs: Path | None, signals: Signals) -> in
         outcome = run_drill(
             house=house, database_url=database_url, redis_url=redis_url, seed=seed, seconds=seconds, say=say
         )
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            (logs / "evidence.json").write_text(json.dumps(asdict(outcome.evidence), default=str, indent=1))
         sys.stdout.write("\n".join(lines_of(outcome)) + "\n")
         sys.stdout.flush()
         return 0 if outcome.is_good else 1
