@@ -148,7 +148,7 @@ def server_runs_fail_for_a_reason(evidence: Evidence) -> Iterator[str]:
         if run.is_local or run.status_code != RunStatus.FAILED:
             continue
         begin = claims[run.id].at.timestamp() if run.id in claims else 0.0
-        if not _was_at_fault(evidence, "", begin, ends[run.id].at.timestamp()):
+        if not _was_at_fault(evidence, ("model",), begin, ends[run.id].at.timestamp()):
             yield f"run {run.id}: {run.status_code} {run.failure_code} {run.failure_message}, and no server was at fault"
 
 
@@ -190,14 +190,22 @@ def local_done_again_for_a_reason(evidence: Evidence) -> Iterator[str]:
             yield f"run {run_id} attempt {attempt} began before attempt {attempt - 1} was given back"
 
 
+@check("local runs were given back only where a worker or the database was hit")
+def local_given_back_for_a_reason(evidence: Evidence) -> Iterator[str]:
+    local = {run.id for run in evidence.runs if run.is_local}
+    claimed = _claimed(evidence)
+    for move in evidence.moves:
+        if move.attempt is None or move.became != RunStatus.QUEUED or move.subject_id not in local:
+            continue
+        begin, end = claimed[move.subject_id, move.attempt], move.at.timestamp()
+        if not _was_at_fault(evidence, ("worker", "postgres"), begin, end):
+            yield f"run {move.subject_id} lost attempt {move.attempt} at {move.at}, and nobody was hit"
+
+
 @check("a server's job was done again only where nobody could know that it had been done")
 def jobs_done_again_for_a_reason(evidence: Evidence) -> Iterator[str]:
     given_back = _given_back(evidence)
-    claimed = {
-        (move.subject_id, (move.attempt or 0) + 1): move.at.timestamp()
-        for move in evidence.moves
-        if move.became == RunStatus.DISPATCHING
-    }
+    claimed = _claimed(evidence)
     done: dict[str, list[Execution]] = defaultdict(list)
     for job in sorted(evidence.jobs, key=lambda job: job.at):
         if job.event == "done":
@@ -205,7 +213,7 @@ def jobs_done_again_for_a_reason(evidence: Evidence) -> Iterator[str]:
     for run_id, jobs in done.items():
         for earlier, later in pairwise(jobs):
             attempt = run_id, earlier.attempt
-            if not _was_at_fault(evidence, earlier.server, claimed[attempt], given_back.get(attempt, later.at)):
+            if not _was_at_fault(evidence, (earlier.server,), claimed[attempt], given_back.get(attempt, later.at)):
                 yield (
                     f"run {run_id} was done at {earlier.server} (attempt {earlier.attempt}) and again at {later.server}"
                     f" (attempt {later.attempt}), and {earlier.server} had no fault in between"
@@ -295,6 +303,15 @@ def _is_canceled_by_somebody(run: RunRow) -> bool:
     return run.status_code == RunStatus.CANCELED and run.is_cancel_asked
 
 
+def _claimed(evidence: Evidence) -> dict[tuple[str, int], float]:
+    """When an attempt began."""
+    return {
+        (move.subject_id, move.attempt + 1): move.at.timestamp()
+        for move in evidence.moves
+        if move.attempt is not None and move.became == RunStatus.DISPATCHING
+    }
+
+
 def _given_back(evidence: Evidence) -> dict[tuple[str, int], float]:
     """When an attempt ended, in whichever way."""
     return {
@@ -304,11 +321,9 @@ def _given_back(evidence: Evidence) -> dict[tuple[str, int], float]:
     }
 
 
-def _was_at_fault(evidence: Evidence, server: str, begin: float, end: float) -> bool:
-    """Whether a fault of this model server, or of any, touches a time."""
+def _was_at_fault(evidence: Evidence, targets: tuple[str, ...], begin: float, end: float) -> bool:
+    """Whether a fault of a target whose name begins so touches a time."""
     return any(
-        window.target.startswith(server or "model")
-        and window.begin - SLACK_BEFORE <= end
-        and window.end + SLACK_AFTER >= begin
+        window.target.startswith(targets) and window.begin - SLACK_BEFORE <= end and window.end + SLACK_AFTER >= begin
         for window in evidence.windows
     )

@@ -76,6 +76,7 @@ def healthy() -> Evidence:
         ],
         jobs=[Execution("done", "r3", 1, at(1.5).timestamp(), "model1", "p1")],
         receipts=[Receipt("d", PAYLOAD, is_genuine=True, answered=status) for status in (500, 204)],
+        windows=[Window("worker1", "kill", at(1).timestamp(), at(2).timestamp())],
         files={"asset-r1": b"r1", "asset-r2": b"r2", "asset-r3": b"png"},
     )
 
@@ -154,6 +155,7 @@ SERVERS_FAIL = "runs at servers fail only while their server misbehaves"
 CANCELED = "nothing is canceled that nobody wanted canceled"
 OUTPUTS = "what succeeded has its output, with the right content"
 ATTEMPTS = "no attempt of a local run was executed twice"
+GIVEN_BACK = "local runs were given back only where a worker or the database was hit"
 LOCAL_AGAIN = "local runs were done again only after their lease was lost"
 AGAIN = "a server's job was done again only where nobody could know that it had been done"
 ONE_CALLBACK = "one automatic callback for each batch and run that wants one, and none else"
@@ -190,6 +192,8 @@ ALIVE = "no process ended that was not killed"
         (edit("runs", 0, output=None), {OUTPUTS}),
         (add("executions", Execution("begun", "r1", 1, at(2).timestamp())), {ATTEMPTS}),
         (edit("executions", 2, at=at(1).timestamp()), {LOCAL_AGAIN}),
+        (edit("windows", 0, target="io1"), {GIVEN_BACK}),
+        (edit("windows", 0, begin=at(9).timestamp(), end=at(10).timestamp()), {GIVEN_BACK}),
         (does_again(), {AGAIN}),
         (does_again(fault_at="model2"), {AGAIN}),
         (does_again(fault_at="worker1"), {AGAIN}),
