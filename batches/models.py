@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from django.contrib.postgres.expressions import ArraySubquery
@@ -106,21 +107,28 @@ class BatchQuerySet(models.QuerySet["Batch"]):
             client_ref="client_ref",
             status_code="run__status_code",
             **when_terminal,
-            **({"input": "run__input"} if with_input else {}),
+            **({"input": "run__input", "input_digest": _digest("run__input")} if with_input else {}),
         )
         return self.annotate(item_rows=ArraySubquery(items.values(row=row)))
 
     def with_version(self, *, with_input: bool = False) -> Self:
-        """Annotate `version`: what a detail shows of the runs and can change, in an order that does not.
+        """Annotate `version`: what a detail shows of the runs and can change, by the runs' ids.
 
         Small to read: their statuses, and a digest of each input where inputs are shown, because a `data:` URI in one becomes
-        an asset's while the status stays. Outputs come with the end, and statuses tell of that.
+        an asset's while the status stays. Outputs come with the end, and statuses tell of that. `version_of` says the same of
+        item rows.
         """
         shown = (
             Concat("status_code", _digest("input"), output_field=models.TextField()) if with_input else F("status_code")
         )
         runs = Run.objects.filter(batch=OuterRef("pk")).order_by("pk")
         return self.annotate(version=ArraySubquery(runs.values(shown=shown)))
+
+
+def version_of(item_rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The `version` (BatchQuerySet.with_version) that a batch with these item rows has."""
+    in_order = sorted(item_rows, key=lambda row: str(row["run_id"]))
+    return [row["status_code"] + row.get("input_digest", "") for row in in_order]
 
 
 class Batch(models.Model):

@@ -126,6 +126,13 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = env.int("REQUEST_BODY_LIMIT_BYTES", default=10 * 1
 RATE_LIMIT_PER_MINUTE = env.int("RATE_LIMIT_PER_MINUTE", default=0)
 RATE_LIMIT_BURST = env.int("RATE_LIMIT_BURST", default=0)
 
+# Streams of events in one process, of all organisations and of each. A stream holds a thread: fewer than the web server has.
+EVENT_STREAMS = env.int("EVENT_STREAMS", default=8)
+EVENT_STREAMS_PER_ORGANIZATION = env.int("EVENT_STREAMS_PER_ORGANIZATION", default=4)
+# Then it ends and the client comes again: so a thread comes back, and a revoked key has seen its last. Shorter than the 30 s
+# that gunicorn gives requests when it stops.
+EVENT_STREAM_DURATION = timedelta(seconds=env.float("EVENT_STREAM_SECONDS", default=25))
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.api.authentication.ApiKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["accounts.api.permissions.HasScope"],

@@ -15,7 +15,7 @@ from django.utils.http import parse_etags
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from batches.models import Batch, Run
+from batches.models import Batch, Run, version_of
 
 Polled = TypeVar("Polled", Batch, Run)
 # Renewed every 20 s, and shown to nobody.
@@ -26,25 +26,27 @@ _SHARE_OF_AGE, _SOONEST, _LATEST = 10, 1, 30
 
 def answer_unless_known(
     request: Request,
-    rows: QuerySet[Polled],
     *,
+    small: Callable[[], QuerySet[Polled]],
+    whole: Callable[[], QuerySet[Polled]],
     body: Callable[[Polled], dict[str, Any]],
-    whole: Callable[[Any], QuerySet[Polled]] = lambda rows: rows,
     variant: str = "",
 ) -> Response | None:
     """200 with the row's `body`, or 304 if the request names its ETag in `If-None-Match`. None: there is no such row.
 
-    `rows` has one row at most, `with_version`. A 304 reads no more than that; `whole` adds what the body needs, and the ETag
-    of a 200 is of the very statement that read its body. `variant` is what the request chose to see.
+    Both find one row at most; they are functions because a query that is not used costs something too. `small` is read for a
+    304, `whole` for a body, whose ETag is of that very statement: never older or newer than it. `variant` is what the request
+    chose to see.
     """
     given = request.headers.get("If-None-Match")
     if given is not None:
+        rows = small()
         row = rows.defer(*_json_columns(rows.model)).first()
         if row is None:
             return None
         if _names(given, etag := etag_of(row, variant=variant)):
             return Response(status=304, headers=_headers(row, etag))
-    row = whole(rows).first()
+    row = whole().first()
     if row is None:
         return None
     return Response(body(row), headers=_headers(row, etag_of(row, variant=variant)))
@@ -67,7 +69,7 @@ def etag_of(row: Batch | Run, *, variant: str = "", now: float | None = None) ->
     if row.completed_at is not None:
         half = max(1.0, settings.ASSET_URL_LIFETIME.total_seconds() / 2)
         parts += [int((time.time() if now is None else now) // half)]
-    parts += [row.version, variant, settings.PUBLIC_BASE_URL]
+    parts += [_version(row), variant, settings.PUBLIC_BASE_URL]
     return f'W/"{salted_hmac("batches.etag", repr(parts), algorithm="sha256").hexdigest()[:32]}"'
 
 
@@ -82,6 +84,11 @@ def _headers(row: Batch | Run, etag: str) -> dict[str, str]:
     if row.completed_at is None:
         headers["Retry-After"] = str(retry_after(timezone.now() - row.created_at))
     return headers
+
+
+def _version(row: Batch | Run) -> str | list[str]:
+    # A batch that was read with its items need not read their runs a second time.
+    return version_of(row.item_rows) if isinstance(row, Batch) and "item_rows" in vars(row) else row.version
 
 
 def _names(given: str, etag: str) -> bool:

@@ -57,7 +57,7 @@ def batch_body(batch: Batch, item_rows: Sequence[dict[str, Any]]) -> dict[str, A
         **_batch_body(batch),
         "input": [_given(row) for row in item_rows] if "input" in item_rows[0] else None,
         "output": batch_output(batch, item_rows) if is_terminal and "output" in item_rows[0] else None,
-        "items": [{name: row[name] for name in _HANDLE} for row in item_rows],
+        "items": [row_handle(row) for row in item_rows],
     }
 
 
@@ -105,6 +105,11 @@ def _batch_body(batch: Batch) -> dict[str, Any]:
 
 
 _HANDLE = ("id", "sequence_index", "run_id", "status_code", "client_ref")
+
+
+def row_handle(row: dict[str, Any]) -> dict[str, Any]:
+    """The handle of an item, of a row as BatchQuerySet.with_item_rows gives it."""
+    return {name: row[name] for name in _HANDLE}
 
 
 def _given(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from batches.api import views
+from batches.api.events import BatchEventsView
 from batches.api.readiness import ReadinessView
 from batches.api.results import BatchResultsView
 
@@ -15,6 +16,7 @@ urlpatterns = [
     path("batches/<str:batch_id>", views.BatchView.as_view(), name="batch"),
     path("batches/<str:batch_id>/items", views.BatchItemsView.as_view(), name="batch-items"),
     path("batches/<str:batch_id>/items/<str:item_id>", views.BatchItemView.as_view(), name="batch-item"),
+    path("batches/<str:batch_id>/events", BatchEventsView.as_view(), name="batch-events"),
     path("batches/<str:batch_id>/results", BatchResultsView.as_view(), name="batch-results"),
     path("batches/<str:batch_id>/cancellation", views.BatchCancellationView.as_view(), name="batch-cancellation"),
     path("runs/<str:run_id>/cancellation", views.RunCancellationView.as_view(), name="run-cancellation"),

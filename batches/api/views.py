@@ -119,8 +119,8 @@ class BatchView(ApiView):
         batches = Batch.objects.visible_to(caller_of(request).organization).filter(pk=parsed)
         answer = answer_unless_known(
             request,
-            batches.with_version(with_input=with_input),
-            whole=lambda rows: rows.with_item_rows(with_input=with_input),
+            small=lambda: batches.with_version(with_input=with_input),
+            whole=lambda: batches.with_item_rows(with_input=with_input),
             body=lambda batch: batch_body(batch, batch.item_rows),
             variant="input" if with_input else "",
         )
@@ -184,8 +184,9 @@ class RunView(ApiView):
 
     def get(self, request: Request, run_id: str) -> Response:
         parsed = parse_uuid(run_id) or _raise(RunNotFound)
-        runs = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed).with_version()
-        return answer_unless_known(request, runs, body=run_body) or _raise(RunNotFound)
+        runs = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed)
+        answer = answer_unless_known(request, small=runs.with_version, whole=runs.with_version, body=run_body)
+        return answer or _raise(RunNotFound)
 
 
 class BatchCancellationView(ApiView):

@@ -143,7 +143,7 @@ def start_application(supervisor: Processes, env: Mapping[str, str], listener: s
                 ending = _ending(step.process.returncode)
                 raise StackError(f"manage.py {name} failed ({ending}); its log is {step.log}{step.tail()}")
         web = [python, "-m", "gunicorn", "runflow.wsgi:application", "-b", f"fd://{listener.fileno()}"]
-        web += ["--workers", "2", "--worker-class", "gthread", "--threads", "4", "--graceful-timeout", "10"]
+        web += ["--workers", "2", "--worker-class", "gthread", "--threads", "16", "--graceful-timeout", "10"]
         web += ["--no-control-socket"]  # it lies in the home directory, shared by every stack of this user
         supervisor.start("web", web, env, STOP_WEB, [listener.fileno()])
     celery = [python, "-m", "celery", "-A", "runflow"]

@@ -55,6 +55,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("GET", "v1/batches/<str:batch_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/items/<str:item_id>"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
+    ("GET", "v1/batches/<str:batch_id>/events"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("GET", "v1/batches/<str:batch_id>/results"): Rule(Scope.BATCHES_READ, "BATCH_NOT_FOUND"),
     ("POST", "v1/batches/<str:batch_id>/cancellation"): Rule(Scope.RUNS_EXECUTE, "BATCH_NOT_FOUND", success=201),
     ("POST", "v1/runs/<str:run_id>/cancellation"): Rule(Scope.RUNS_EXECUTE, "RUN_NOT_FOUND", success=201),

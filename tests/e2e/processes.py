@@ -83,14 +83,15 @@ class Stack:
         self.processes.append(process)
         return process
 
-    def web(self) -> Process:
+    def web(self, **env: str) -> Process:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         process = self._start(
             "web",
             *("gunicorn", "runflow.wsgi:application", "-b", f"127.0.0.1:{port}"),
-            *("--workers", "1", "--worker-class", "gthread", "--threads", "4", "--no-control-socket"),
+            *("--workers", "1", "--worker-class", "gthread", "--threads", "16", "--no-control-socket"),
             PUBLIC_BASE_URL=self.url,
+            **env,
         )
         wait_until(self._answers, what="the web process to answer", deadline=START_DEADLINE)
         return process
