@@ -307,6 +307,7 @@ def test_a_stream_that_nobody_reads_gives_its_place_back() -> None:
     assert given_back == [1]
     stream = events.Stream((b"" for _ in range(3)), lambda: given_back.append(2))
     stream.close()
+    assert given_back == [1, 2]
     stream.close()
     del stream
     gc.collect()

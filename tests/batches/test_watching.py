@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -120,6 +120,30 @@ def test_who_comes_and_goes_all_the_time_is_never_left_waiting(look: Callable[..
     for _ in range(300):
         with watcher.watch(BATCH) as wait:
             assert wait(seen=OLD, timeout=LONG) == NOW
+
+
+def test_who_comes_while_the_thread_ends_gets_another(
+    look: Callable[..., Looks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher, may_end, is_ending = Watcher(), threading.Event(), threading.Event()
+
+    def close() -> None:
+        """The last thing that a thread does."""
+        is_ending.set()
+        assert may_end.wait(LONG)
+
+    monkeypatch.setattr(watching, "connection", SimpleNamespace(close=close))
+    look({BATCH: NOW}).let()
+    with watcher.watch(BATCH):
+        pass
+    assert is_ending.wait(LONG)
+    with watcher.watch(BATCH) as wait:
+        assert wait(seen=OLD, timeout=LONG) == NOW
+        # The end of the first does not make the second forgotten.
+        may_end.set()
+        wait_until(lambda: len(threads()) == 1, what="the first thread to end")
+        with watcher.watch(BATCH):
+            assert len(threads()) == 1
 
 
 def test_waiting_ends_when_it_is_over_at_the_next_look(look: Callable[..., Looks]) -> None:
