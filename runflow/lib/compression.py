@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware import gzip
+from django.utils.cache import patch_vary_headers
 
 from runflow.lib.middleware import API_PREFIX
 
@@ -12,6 +15,8 @@ from runflow.lib.middleware import API_PREFIX
 _CONTENT_TYPES = frozenset({"application/json", "application/x-ndjson", "text/csv"})
 # Bytes. What fits into one packet arrives no sooner for being smaller.
 _LEAST = 1400
+# RFC 9110, section 12.4.2: a weight of 0 is "not acceptable".
+_REFUSED = re.compile(r"\bgzip\s*;\s*q=0(\.0*)?\s*(,|$)", re.IGNORECASE)
 
 
 class GZipMiddleware(gzip.GZipMiddleware):
@@ -25,6 +30,9 @@ class GZipMiddleware(gzip.GZipMiddleware):
             # CommonMiddleware's 0 is not the length of what the client has (RFC 9110, section 8.6).
             del response.headers["Content-Length"]
         if not request.path_info.startswith(API_PREFIX) or not _is_worth_it(response):
+            return response
+        if _REFUSED.search(request.headers.get("Accept-Encoding", "")):  # Django looks for the word only
+            patch_vary_headers(response, ("Accept-Encoding",))
             return response
         return super().process_response(request, response)
 

@@ -66,6 +66,24 @@ def test_a_small_answer_stays_as_it_is(api: Api) -> None:
     assert not is_compressed(response)
 
 
+@pytest.mark.parametrize(
+    ("accepts", "is_sent"),
+    [
+        ("gzip", True),
+        ("deflate, gzip;q=1.0, *;q=0.5", True),
+        ("gzip;q=0.001", True),
+        ("gzip;q=0", False),
+        ("br, gzip ; q=0.000, identity", False),
+        ("identity", False),
+        ("", False),
+    ],
+)
+def test_only_who_accepts_it_gets_it(api: Api, accepts: str, is_sent: bool) -> None:
+    response = api.get(detail(api, 100), **{"Accept-Encoding": accepts})
+    assert is_compressed(response) == is_sent
+    assert response.headers["Vary"] == "Authorization, Accept-Encoding"
+
+
 def test_errors_are_compressed_too(api: Api, model: Model) -> None:
     response = api.post(f"/v1/models/{model}/batches", {"input": [{"wrong": 1}] * 100}, **GZIP)
     assert (response.status_code, is_compressed(response)) == (422, True)
