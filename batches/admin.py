@@ -107,6 +107,12 @@ class CallsBack(ReadOnlyAdmin[M]):
             '<a href="{}?q={}">deliveries</a>', reverse("admin:callbacks_callbackdelivery_changelist"), row.pk
         )
 
+    @admin.display(description="credit")
+    def credit(self, row: M) -> str:
+        if not row.has_hold:
+            return NOTHING
+        return format_html('<a href="{}?q={}">entries</a>', reverse("admin:billing_ledgerentry_changelist"), row.pk)
+
 
 class BatchItemInline(ReadOnlyInline[BatchItem, Batch]):
     model = BatchItem
@@ -164,7 +170,7 @@ class BatchAdmin(CallsBack[Batch]):
     search_help_text = "An id, or an organization's slug."
     inlines = [BatchItemInline]
     fieldsets = [
-        (None, {"fields": [("status", "counters", "cost_usd"), ("organization", "model")]}),
+        (None, {"fields": [("status", "counters", "cost_usd", "credit"), ("organization", "model")]}),
         ("Time, UTC", {"fields": [("created", "started", "completed", "duration")]}),
         (
             "Request and template",
@@ -180,7 +186,7 @@ class BatchAdmin(CallsBack[Batch]):
     ]
     readonly_fields = [
         *("status", "counters", "cost_usd", "created", "started", "completed", "duration"),
-        *("metadata_json", "way", "callbacks"),
+        *("metadata_json", "way", "callbacks", "credit"),
     ]
 
     created = moment_column("created_at")
@@ -224,7 +230,10 @@ class RunAdmin(CallsBack[Run]):
     id_columns = ("pk", "batch")
     search_help_text = "The id of a run, or of a batch for all of its runs."
     fieldsets = [
-        (None, {"fields": [("status", "price_usd", "cost_usd"), ("organization", "model"), "batch", "pictures"]}),
+        (
+            None,
+            {"fields": [("status", "price_usd", "cost_usd", "credit"), ("organization", "model"), "batch", "pictures"]},
+        ),
         ("Failure", {"fields": [("failure_code", "failure_stage_code"), "failure_message"]}),
         ("Engine", {"fields": [("provider", "attempt_of"), ("lease_expires", "due")]}),
         ("Time, UTC", {"fields": [("created", "started", "completed", "duration")]}),
@@ -243,7 +252,7 @@ class RunAdmin(CallsBack[Run]):
     readonly_fields = [
         *("status", "price_usd", "cost_usd", "pictures", "attempt_of", "lease_expires", "due"),
         *("created", "started", "completed", "duration", "input_json", "output_json", "metadata_json", "way"),
-        "callbacks",
+        *("callbacks", "credit"),
     ]
 
     lease_expires = moment_column("lease_expires_at")

@@ -228,12 +228,14 @@ SELECT finding.name, subject_type || ' ' || id, finding.detail
  WHERE finding.is_wrong
 UNION ALL
 SELECT 'credit_hold', entry.subject_type || ' ' || entry.subject_id,
-       concat(- entry.amount, ' was held for it, ',
-              CASE WHEN COALESCE(batch.id, run.id) IS NULL THEN 'and it does not exist' ELSE 'and it does not know' END)
+       concat(- entry.amount, ' is held for it, and it ',
+              CASE WHEN COALESCE(batch.id, run.id) IS NULL THEN 'does not exist' ELSE 'knows of none' END)
   FROM billing_ledgerentry AS entry
   LEFT JOIN batches_batch AS batch ON entry.subject_type = 'batch' AND batch.id = entry.subject_id
   LEFT JOIN batches_run AS run ON entry.subject_type = 'run' AND run.id = entry.subject_id
  WHERE entry.kind_code = 'hold' AND COALESCE(batch.has_hold, run.has_hold, false) = false
+   AND NOT EXISTS (SELECT 1 FROM billing_ledgerentry AS release
+                    WHERE release.subject_id = entry.subject_id AND release.kind_code = 'release')
    AND (%(batch_id)s::uuid IS NULL OR entry.subject_id = %(batch_id)s)
    AND (%(since)s::timestamptz IS NULL OR entry.created_at >= %(since)s)
 """)

@@ -415,6 +415,10 @@ def test_an_entry_is_found_by_what_it_is_of(operator: Client) -> None:
     make_batch(organization=organization)
     found = operator.get(page(LedgerEntry, "changelist"), {"q": str(batch.pk)}).context["cl"].result_list
     assert [(entry.kind_code, entry.subject_id) for entry in found] == [("hold", batch.pk)]
+    assert (
+        f"{page(LedgerEntry, 'changelist')}?q={batch.pk}"
+        in operator.get(page(Batch, "change", batch.pk)).content.decode()
+    )
     html = operator.get(page(LedgerEntry, "change", found[0].pk)).content.decode()
     assert page(Batch, "change", batch.pk) in html
     ledger = page(LedgerEntry, "changelist") + f"?account__id__exact={account.pk}"

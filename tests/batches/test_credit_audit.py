@@ -98,8 +98,8 @@ def test_what_is_open_and_was_released_is_found() -> None:
     }
 
 
-def test_a_hold_of_nothing_is_found() -> None:
-    batch, run = open_batch(), make_run()
+def test_a_hold_for_what_is_not_there_is_found_and_one_that_was_released_is_history() -> None:
+    batch, run, _ = open_batch(), make_run(), ended_batch()
     Run.objects.filter(pk=run.pk).update(has_hold=False)
     sql("DELETE FROM batches_batchitem")
     sql("DELETE FROM batches_run WHERE batch_id IS NOT NULL")
@@ -108,8 +108,8 @@ def test_a_hold_of_nothing_is_found() -> None:
         "credit_hold": (
             2,
             [
-                (f"batch {batch.pk}", "0.030000 was held for it, and it does not exist"),
-                (f"run {run.pk}", "0.010000 was held for it, and it does not know"),
+                (f"batch {batch.pk}", "0.030000 is held for it, and it does not exist"),
+                (f"run {run.pk}", "0.010000 is held for it, and it knows of none"),
             ],
         )
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.test import Client
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from batches import lifecycle, services
@@ -25,6 +27,7 @@ from models_registry.models import Model
 from runflow.lib import errors
 from tests.billing.ledger import assert_sums, balance_of, ledger_of
 from tests.conftest import Api
+from tests.contract.checks import assert_error
 from tests.factories import end_batch, make_batch, make_model, make_organization, make_prepaid
 from tests.threads import InThread, lock_waiters, wait_until
 
@@ -109,6 +112,20 @@ def test_a_creation_that_rolls_back_gives_its_hold_to_who_waits(model: Model) ->
     second, _ = other.result
     assert list(Batch.objects.all()) == [second]
     assert ledger_of(organization) == [("grant", "0.1"), ("hold", "-0.1")]
+
+
+def test_a_request_with_a_key_waits_for_a_balance_no_longer_than_for_a_twin(model: Model, settings: Any) -> None:
+    settings.IDEMPOTENCY_WAIT = timedelta(milliseconds=50)
+    api = Api(make_prepaid("1"))
+    path, body = f"/v1/models/{model}/batches", {"input": [{"text": "a"}]}
+    with transaction.atomic():
+        make_batch(organization=api.organization, model=model)
+        with InThread(lambda: api.post(path, body, Idempotency_Key="k")) as other:
+            pass
+    assert_error(other.result, 503, "SERVICE_UNAVAILABLE")
+    assert Batch.objects.count() == 1
+    assert api.post(path, body, Idempotency_Key="k").status_code == 201
+    assert ledger_of(api.organization) == [("grant", "1"), ("hold", "-0.1"), ("hold", "-0.1")]
 
 
 def test_two_that_end_the_same_batch_settle_it_once(model: Model) -> None:
@@ -223,9 +240,11 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=25))
 def test_whatever_happens_the_ledger_sums_to_a_balance_that_is_not_negative(steps: list[tuple[str, Any]]) -> None:
+    with connection.cursor() as cursor:  # what the example before has left
+        cursor.execute("TRUNCATE accounts_organization, models_registry_model, models_registry_provider CASCADE")
     organization, model = make_organization(is_prepaid=True), make_model(price=Decimal("0.10"))
     api, provider_id = Api(organization), model.links.get().provider_id
     grant_credit(organization=organization, amount=Decimal("0.50"))
@@ -263,8 +282,6 @@ def test_whatever_happens_the_ledger_sums_to_a_balance_that_is_not_negative(step
     spent = sum(cost for cost in Run.objects.filter(organization=organization).values_list("cost", flat=True) if cost)
     assert balance_of(organization) == granted - spent
     assert verify().findings == ()
-    with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE accounts_organization, models_registry_model, models_registry_provider CASCADE")
 
 
 def told(run: lifecycle.ClaimedRun, status: str) -> Settlement:

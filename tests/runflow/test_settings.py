@@ -121,6 +121,9 @@ def test_a_set_of_the_default_size_may_take_its_time() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "check_id", "is_deployment"),
     [
+        ("RATE_LIMIT_PER_MINUTE", -1, "accounts.E001", False),
+        ("RATE_LIMIT_BURST", -1, "accounts.E001", False),
+        ("REDIS_URL", "amqp://127.0.0.1:5672", "accounts.E002", False),
         ("PUBLIC_BASE_URL", "runflow.example", "assets.E001", False),
         ("PUBLIC_BASE_URL", "http://127.0.0.1:8000", "assets.W001", True),
         ("RUN_LEASE", timedelta(milliseconds=500), "batches.E001", False),
