@@ -30,15 +30,15 @@ local kept = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local per_microsecond, burst = ARGV[1] / 60000000, tonumber(ARGV[2])
-local tokens, at = burst, now
+local tokens = burst
 if kept[1] then
-  at = math.max(now, tonumber(kept[2]))
-  tokens = math.min(burst, kept[1] + (at - kept[2]) * per_microsecond)
+  -- A clock that was set back fills nothing, and is the one that counts from here: nobody waits until it has caught up.
+  tokens = math.min(burst, kept[1] + math.max(0, now - kept[2]) * per_microsecond)
 end
 local is_allowed = tokens >= 1
 if is_allowed then tokens = tokens - 1 end
 local until_full = (burst - tokens) / per_microsecond
-redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', string.format('%.0f', at))
+redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'at', string.format('%.0f', now))
 -- A bucket that is full again is as good as none.
 redis.call('PEXPIRE', KEYS[1], math.ceil(until_full / 1000) + 1000)
 local until_next = 0
