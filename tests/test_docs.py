@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.core.management import call_command
@@ -15,9 +16,13 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from assets.models import Asset
 from assets.services import read_asset
 from batches import engine
+from batches.api.lists import BATCHES, ITEMS, ITEMS_OF_ANY, RUNS
 from batches.models import Run
+from callbacks.api.lists import SECRETS
 from models_registry.models import Provider
+from runflow.lib import filtering, pagination, search
 from runflow.lib.errors import DomainError
+from runflow.lib.lists import Listing
 from tests.conftest import Api
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +51,11 @@ def block(text: str, language: str) -> str:
     found = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(found) == 1
     return str(found[0])
+
+
+def block_lines(path: str, heading: str) -> list[str]:
+    """The lines of the first code block below a heading."""
+    return re.split(r"^```\w*\n", section(text_of(path), heading), flags=re.MULTILINE)[1].strip().splitlines()
 
 
 def anchors(path: Path) -> set[str]:
@@ -216,3 +226,45 @@ def test_the_tests_that_guards_are_said_to_have_are_there() -> None:
     }
     assert named
     assert named - written == set()
+
+
+LISTINGS: dict[str, Listing[Any]] = {
+    "GET /v1/batches": BATCHES,
+    "GET /v1/runs": RUNS,
+    "GET /v1/batches/{batch_id}/items": ITEMS,
+    "GET /v1/batches/any/items": ITEMS_OF_ANY,
+    "GET /v1/callback-secrets": SECRETS,
+}
+
+
+def test_lists_offer_what_the_documentation_says_they_do() -> None:
+    members = section(text_of("docs/lists.md"), "Members")
+    parts = re.split(r"^### `(.+)`$", members, flags=re.MULTILINE)[1:]
+    assert parts[::2] == list(LISTINGS)
+    for text, listing in zip(parts[1::2], LISTINGS.values(), strict=True):
+        rows = re.findall(r"^\| `(\w+)` \| `([A-Z ]+)` \|", text, re.MULTILINE)
+        assert dict(rows) == {name: " ".join(each.operators) for name, each in listing.filterable.items()}
+        sentence = re.search(r"^Sorted by (.+); `(.+)` if not told\.(?: Embeds (.+))?", text, re.MULTILINE)
+        assert sentence is not None
+        assert re.findall(r"`(\w+)`", sentence[1]) == list(listing.sortable)
+        assert sentence[2] == listing.default_sort
+        assert re.findall(r"`(\w+)`", sentence[3] or "") == list(listing.embeddable)
+
+
+def test_the_limits_of_lists_are_documented() -> None:
+    text = text_of("docs/lists.md")
+    for limit in (
+        f"1 to {pagination.MAX_LIMIT} rows, {pagination.DEFAULT_LIMIT} if not given",
+        f"At most {filtering.MAX_LENGTH} characters, {filtering.MAX_CONDITIONS} conditions, {filtering.MAX_DEPTH} levels",
+        f"one of a list of up to {filtering.MAX_VALUES}",
+        f"no more than {search.FEW:,} rows",
+        f"{search.LOOKED_AT:,} rows are looked at",
+        f"a page holds at most {BATCHES.embed_limit}",
+    ):
+        assert limit in text
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("q", block_lines("docs/lists.md", "Filters"))
+def test_the_filters_of_the_documentation_are_understood(q: str) -> None:
+    assert Api().get(f"/v1/batches?{urlencode({'q': q})}").status_code == 200

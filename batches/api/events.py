@@ -27,9 +27,9 @@ from accounts.models import Scope
 from batches.api.serializers import row_handle
 from batches.api.views import BatchNotFound
 from batches.models import Batch, BatchStatus, RunStatus
-from batches.output import money
 from batches.watching import Places, State, Watcher
 from runflow.lib import errors, jsonlib
+from runflow.lib.money import money
 from runflow.lib.views import ApiView, parse_uuid
 
 # Milliseconds until a client comes again whose stream has ended.

@@ -10,7 +10,7 @@ from django.db.models import OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import GreaterThan
 
-from batches.api.serializers import BATCH_MEMBERS, RUN_MEMBERS
+from batches.api.serializers import BATCH_MEMBERS, ITEM_MEMBERS, RUN_MEMBERS
 from batches.models import Batch, BatchItem, BatchStatus, Run, RunStatus, Source
 from batches.services import MAX_ITEMS
 from models_registry.models import Model
@@ -141,4 +141,39 @@ RUNS = Listing[Run](
     members=RUN_MEMBERS,
     embeddable=("input",),
     prepare=_runs_with,
+)
+
+ITEMS = Listing[BatchItem](
+    name="items",
+    filterable={
+        "id": Filterable(kind=filtering.ID, column="id"),
+        "run_id": Filterable(kind=filtering.ID, column="run_id"),
+        "status_code": Filterable(kind=filtering.code(tuple(RunStatus.values)), column="run__status_code"),
+        "client_ref": Filterable(kind=filtering.TEXT, column="client_ref"),
+    },
+    sortable={"sequence_index": ordering.WHOLE, "created_at": ordering.TIME},
+    default_sort="sequence_index:asc",
+    indexes={"sequence_index": ((),)},
+    members=ITEM_MEMBERS,
+    prepare=lambda items, _: items.select_related("run"),
+    is_short=True,
+)
+
+# Of all batches: found by their runs, which know whose they are, and when they were made. Single runs lie between them.
+ITEMS_OF_ANY = Listing[Run](
+    name="any-items",
+    filterable={
+        "id": Filterable(kind=filtering.ID, column="item__id", look_up=look_up_by_column, most=1),
+        "run_id": Filterable(kind=filtering.ID, column="id", look_up=look_up_by_column, most=1),
+        **{
+            name: RUNS.filterable[name]
+            for name in ("status_code", "batch_id", "client_ref", "created_at", "completed_at")
+        },
+    },
+    sortable={"created_at": ordering.TIME},
+    default_sort="created_at:desc",
+    indexes=_INDEXES,
+    members=ITEM_MEMBERS,
+    embeddable=("input",),
+    prepare=lambda runs, embeds: _runs_with(runs.select_related("item"), embeds),
 )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NoReturn
 from uuid import UUID
 
+from django.db.models import Q
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
 from batches.api import operations
-from batches.api.lists import BATCHES, RUNS
+from batches.api.lists import BATCHES, ITEMS, ITEMS_OF_ANY, RUNS
 from batches.api.polling import answer_unless_known
 from batches.api.serializers import batch_body, batch_created_body, batch_row_body, item_body, run_body
 from batches.cancellation import cancel, check_cancellation
@@ -31,7 +31,6 @@ from callbacks.models import CallbackDelivery, SubjectType
 from models_registry.catalogue import batch_target, run_target
 from runflow.lib import errors
 from runflow.lib.money import money
-from runflow.lib.pagination import Order, page_of
 from runflow.lib.request_id import current_request_id
 from runflow.lib.views import ApiView, is_true, json_object, parse_uuid
 
@@ -127,39 +126,45 @@ class BatchView(ApiView):
         return answer or _raise(BatchNotFound)
 
 
-def _sequence_index(text: str) -> int:
-    """-1 is before the first item."""
-    if re.fullmatch(r"-1|[0-9]{1,5}", text) is None:
-        raise ValueError(text)
-    return int(text)
-
-
-BY_SEQUENCE_INDEX = Order("sequence_index", "i", _sequence_index, start=-1)
+# Instead of a parent's id: all of them (contract.md section 6).
+ANY = "any"
 
 
 class BatchItemsView(ApiView):
-    """`GET /v1/batches/{batch_id}/items`"""
+    """`GET /v1/batches/{batch_id}/items`; `any` for those of all batches."""
 
     scopes = {"GET": Scope.BATCHES_READ}
     documented = {"GET": operations.LIST_BATCH_ITEMS}
+    listing = ITEMS
+    listing_of_any = ITEMS_OF_ANY
 
     def get(self, request: Request, batch_id: str) -> Response:
+        query = request.query_params.dict()
+        if batch_id == ANY:
+            organization = caller_of(request).organization
+            runs = self.listing_of_any.page(
+                Run.objects.visible_to(organization), query, tied_to=organization.pk, only=Q(batch__isnull=False)
+            )
+            with_input = "input" in runs.embeds
+            return Response(runs.body(item_body(run.item, with_input=with_input) for run in runs.rows))
         batch = _batch_or_404(request, batch_id)
-        items = BatchItem.objects.filter(batch=batch).select_related("run")
-        page = page_of(items, request.query_params.dict(), order=BY_SEQUENCE_INDEX)
-        return Response(page.body([item_body(item) for item in page.rows]))
+        items = self.listing.page(BatchItem.objects.filter(batch=batch), query)
+        return Response(items.body(item_body(item) for item in items.rows))
 
 
 class BatchItemView(ApiView):
-    """`GET /v1/batches/{batch_id}/items/{id}`"""
+    """`GET /v1/batches/{batch_id}/items/{id}`; `any` for that of whatever batch."""
 
     scopes = {"GET": Scope.BATCHES_READ}
     documented = {"GET": operations.GET_BATCH_ITEM}
 
     def get(self, request: Request, batch_id: str, item_id: str) -> Response:
-        batch = _batch_or_404(request, batch_id)
+        if batch_id == ANY:
+            items = BatchItem.objects.filter(batch__organization=caller_of(request).organization)
+        else:
+            items = BatchItem.objects.filter(batch=_batch_or_404(request, batch_id))
         parsed = parse_uuid(item_id) or _raise(BatchItemNotFound)
-        item = BatchItem.objects.filter(batch=batch, pk=parsed).select_related("run").first()
+        item = items.filter(pk=parsed).select_related("run").first()
         return Response(item_body(item or _raise(BatchItemNotFound)))
 
 

@@ -11,8 +11,8 @@ from accounts.api.authentication import caller_of
 from accounts.models import Scope
 from callbacks import services
 from callbacks.api import schema
+from callbacks.api.lists import SECRETS
 from callbacks.api.serializers import check_create, check_update, secret_body, secret_created_body
-from runflow.lib.pagination import NEWEST_FIRST, page_of
 from runflow.lib.views import ApiView, json_object, parse_uuid
 
 
@@ -21,11 +21,12 @@ class CallbackSecretsView(ApiView):
 
     scopes = {"GET": Scope.CALLBACK_SECRETS_READ, "POST": Scope.CALLBACK_SECRETS_CREATE}
     documented = {"GET": schema.LIST_SECRETS, "POST": schema.CREATE_SECRET}
+    listing = SECRETS
 
     def get(self, request: Request) -> Response:
         secrets = services.secrets_of(organization=caller_of(request).organization)
-        page = page_of(secrets, request.query_params.dict(), order=NEWEST_FIRST)
-        return Response(page.body([secret_body(secret) for secret in page.rows]))
+        page = self.listing.page(secrets, request.query_params.dict())
+        return Response(page.body(secret_body(secret) for secret in page.rows))
 
     def post(self, request: Request) -> Response:
         label = check_create(json_object(request))

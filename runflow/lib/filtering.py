@@ -337,7 +337,14 @@ def _parse_json_scalar(literal: Literal) -> str | int | float | bool | None:
     return _parse_text(literal)
 
 
+def _parse_boolean(literal: Literal) -> bool:
+    if literal.text not in ("true", "false"):
+        raise NotAValue("Must be true or false.")
+    return literal.text == "true"
+
+
 TEXT = Kind("text", _parse_text)
+BOOLEAN = Kind("boolean", _parse_boolean, (EQ, NE))
 ID = Kind("id", _parse_id)
 TIME = Kind("time", _parse_time, COMPARISON)
 JSON = Kind("JSON value", _parse_json_scalar, EQUALITY, has_keys=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 
 from runflow.lib import errors, filtering, ordering
 from runflow.lib.faults import shown
@@ -52,11 +52,14 @@ class Listing(Searchable, Generic[M]):
     embed_limit: int = 100
     prepare: Callable[[QuerySet[M], Collection[str]], QuerySet[M]] = lambda queryset, _: queryset
 
-    def page(self, queryset: QuerySet[M], query: Mapping[str, str], *, tied_to: Any = None) -> Page[M]:
+    def page(
+        self, queryset: QuerySet[M], query: Mapping[str, str], *, tied_to: Any = None, only: Q | None = None
+    ) -> Page[M]:
         """The page that `q`, `limit`, `sort_by`, `fields`, `embed`, `pq` and `from_prev` ask for, in one statement.
 
         One more where a condition may be met by few rows, and one more where the list has to be walked along. `queryset`:
-        the rows that the caller may see, without an order. Raises BadRequest.
+        the rows that the caller may see, without an order. `only`: of these, those that belong into the list, if its indexes
+        hold others too; so it is walked along. Raises BadRequest.
         """
         limit = parse_limit(query.get("limit"))
         fields = self._fields(query.get("fields"))
@@ -73,7 +76,7 @@ class Listing(Searchable, Generic[M]):
         cursor = query.get("pq") or None
         key = order.decode(cursor) if cursor is not None else None
         is_backwards = is_true(query.get("from_prev")) and cursor is not None
-        search = Search(self, queryset, order, tied_to)
+        search = Search(self, queryset, order, tied_to=tied_to, only=only)
         rows, stopped_at = search.rows(node, key, limit + 1, is_backwards=is_backwards, prepare=self._prepare(embeds))
         return _page(order, rows, limit, key, stopped_at, is_backwards=is_backwards, embeds=embeds, fields=fields)
 

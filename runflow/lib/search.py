@@ -73,7 +73,7 @@ class Searchable:
     """What a list may be filtered and sorted by.
 
     `indexes`: for a column to sort by, the columns that may be fixed before it, index by index; they lie behind the column
-    that ties the list to its owner. `is_short`: a list of a few hundred rows at most, which needs none.
+    that ties the list to its owner. `is_short`: a list of a few hundred rows at most, which needs none to be filtered.
     """
 
     filterable: Mapping[str, Filterable] = field(default_factory=dict)
@@ -93,9 +93,12 @@ class _Way:
 class Search(Generic[M]):
     """Finds the rows of one page."""
 
-    def __init__(self, listing: Searchable, queryset: QuerySet[M], order: Ordering, tied_to: Any) -> None:
+    def __init__(
+        self, listing: Searchable, queryset: QuerySet[M], order: Ordering, *, tied_to: Any, only: Q | None
+    ) -> None:
         self.listing = listing
         self.queryset = queryset
+        self.only = only
         self.order = order
         self.tied_to = tied_to
         self.indexes = listing.indexes.get(order.leading, ())
@@ -113,7 +116,7 @@ class Search(Generic[M]):
         beyond = self.order.beyond(key, is_backwards=is_backwards) if key is not None else [Q()]
         branches = _branches(node) if node is not None else [[]]
         ways = self._ways(branches, node) if branches is not None else None
-        queryset, stopped_at = self.queryset, None
+        queryset, stopped_at = self.queryset.filter(self.only or Q()), None
         if ways is None or len(ways) * len(beyond) > MAX_WALKS:
             condition, stopped_at = self._walk(node, branches, beyond, is_backwards=is_backwards)
             ways = [_Way(condition, is_sorted=False)]
@@ -144,7 +147,7 @@ class Search(Generic[M]):
 
     def _ways(self, branches: list[list[Condition]], node: Node | None) -> list[_Way] | None:
         """One or several for each branch of an OR; None if one of them has to walk."""
-        if self.listing.is_short:
+        if self.listing.is_short and (node is not None or () not in self.indexes):
             return [_Way(self._q(node) if node is not None else Q(), is_sorted=True)]
         found: list[_Way] = []
         few = self._few(branches)
@@ -153,7 +156,7 @@ class Search(Generic[M]):
                 rest = [self._q(each) for each in branch if each is not looked_up]
                 found.append(_Way(_all([self._look_up(looked_up), *rest]), is_sorted=True))
                 continue
-            conditions = self._along_an_index(branch)
+            conditions = self._along_an_index(branch) if self.only is None else None
             if conditions is None:
                 return None
             found += [_Way(each, is_sorted=False) for each in conditions]
@@ -228,8 +231,8 @@ class Search(Generic[M]):
         self, node: Node | None, branches: list[list[Condition]] | None, beyond: list[Q], *, is_backwards: bool
     ) -> tuple[Q, Key | None]:
         """The whole filter, for the next LOOKED_AT rows; and the last of those, if there are more."""
-        assert node is not None  # noqa: S101 without a filter every list is walked along an index
         if not self.order.is_simple or () not in self.indexes:
+            assert node is not None  # noqa: S101 without a filter a list can be walked along in every order it offers
             rest = [
                 each
                 for branch in branches or [list(filtering.conditions(node))]
@@ -251,7 +254,7 @@ class Search(Generic[M]):
         stretch = self.queryset.filter(narrow, *beyond)
         ordered = stretch.order_by(*self.order.order_by(is_backwards=is_backwards))
         last = ordered.values_list(*self.order.columns())[LOOKED_AT - 1 : LOOKED_AT].first()
-        condition = narrow & self._q(node)
+        condition = narrow & self._q(node) if node is not None else narrow
         if last is None:
             return condition, None
         return condition & self.order.up_to(last, is_backwards=is_backwards), last

@@ -71,7 +71,7 @@ def put_batch(
         model=model,
         status_code=status,
         items_total=len(client_refs),
-        resolved_template_id=link.template_id,
+        resolved_template_id=str(link.template_id),
         **ended | columns,
     )
     for index, ref in enumerate(client_refs):
@@ -96,7 +96,7 @@ def ids(page: Any) -> list[str]:
 
 
 def test_a_list_of_nothing_is_an_empty_page(api: Api) -> None:
-    empty = {"items": [], "first": None, "next": None, "previous": None}
+    empty: dict[str, Any] = {"items": [], "first": None, "next": None, "previous": None}
     assert listed(api, "/v1/batches") == empty
     assert listed(api, "/v1/runs") == empty
 
@@ -248,6 +248,75 @@ def test_a_range_of_the_end_sorts_by_the_end(api: Api) -> None:
     assert ids(listed(api, "/v1/batches", q=both)) == [str(late.pk), str(early.pk)]
 
 
+# --- Items ------------------------------------------------------------------------------------------------------------
+
+
+def items(api: Api, batch: object, **query: object) -> Any:
+    page = json_of(api.get(f"/v1/batches/{batch}/items?{urlencode(query)}"))
+    if "fields" not in query:
+        assert_matches("BatchItemPage", page)
+    return page
+
+
+def test_the_items_of_a_batch_are_filtered_and_sorted(api: Api) -> None:
+    given = [{"client_ref": "a"}, {"client_ref": "b"}, {}, {"client_ref": "a"}]
+    batch, handles = make_batch(organization=api.organization, items=given)
+    end_batch(batch, "succeeded", "failed", "failed", "failed")
+    whole = items(api, batch.pk)["items"]
+    assert [item["sequence_index"] for item in whole] == [0, 1, 2, 3]
+    for q, expected in (
+        ("status_code:failed", [1, 2, 3]),
+        ("client_ref:a", [0, 3]),
+        ("client_ref:a AND NOT status_code:failed", [0]),
+        ("NOT client_ref:a", [1, 2]),
+        (f"id:{handles[2].id} OR run_id:{handles[0].run_id}", [0, 2]),
+    ):
+        assert items(api, batch.pk, q=q)["items"] == [whole[index] for index in expected], q
+    assert items(api, batch.pk, sort_by="sequence_index:desc")["items"] == whole[::-1]
+    assert items(api, batch.pk, sort_by="created_at:desc,sequence_index:asc")["items"] == whole
+    assert items(api, batch.pk, fields="client_ref,input", limit=1)["items"] == [{"client_ref": "a", "input": {}}]
+    filtered = {"q": "status_code:failed", "limit": 2}
+    first = items(api, batch.pk, **filtered)
+    second = items(api, batch.pk, **filtered, pq=first["next"])
+    assert [item["sequence_index"] for item in first["items"] + second["items"]] == [1, 2, 3]
+    assert items(api, batch.pk, **filtered, pq=second["previous"], from_prev="true") == first
+
+
+def test_any_lists_the_items_of_all_batches_newest_first_and_of_no_single_run(api: Api) -> None:
+    model = make_model()
+    one, _ = make_batch(organization=api.organization, model=model, items=[{"client_ref": "a"}, {"client_ref": "b"}])
+    put_run(api.organization, model, client_ref="a", created_at=one.created_at)
+    two, _ = make_batch(organization=api.organization, model=model, items=[{"client_ref": "a"}])
+    make_batch(organization=Api().organization, model=model, items=[{"client_ref": "a"}])
+    whole = [*items(api, two.pk)["items"], *reversed(items(api, one.pk)["items"])]
+    light = [item | {"input": None, "run": item["run"] | {"input": None}} for item in whole]
+    assert items(api, "any") == {"items": light, "first": None, "next": None, "previous": None}
+    assert items(api, "any", embed="input")["items"] == whole
+    assert items(api, "any", q="client_ref:a")["items"] == [light[0], light[2]]
+    assert items(api, "any", q=f"batch_id:{one.pk} AND NOT client_ref:a")["items"] == [light[1]]
+    assert items(api, "any", q=f"id:{whole[1]['id']}")["items"] == [light[1]]
+    assert items(api, "any", q="status_code:failed")["items"] == []
+    pages = list(walk(lambda more: items(api, "any", limit=2, **more)))
+    assert [item for page in pages for item in page["items"]] == light
+    assert json_of(api.get(f"/v1/batches/any/items/{whole[0]['id']}")) == whole[0]
+
+
+def test_an_item_of_somebody_elses_batch_is_not_any(api: Api) -> None:
+    _, (handle,) = make_batch()
+    assert items(api, "any")["items"] == []
+    assert_error(api.get(f"/v1/batches/any/items/{handle.id}"), 404, "BATCH_ITEM_NOT_FOUND")
+
+
+def test_single_runs_between_do_not_hide_the_items_of_any(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk that ends among them goes on with the next page."""
+    monkeypatch.setattr(search, "LOOKED_AT", 3)
+    batch, (handle,) = make_batch(organization=api.organization)
+    for hours in range(1, 8):
+        put_run(api.organization, batch.model, created_at=batch.created_at + timedelta(hours=hours))
+    pages = list(walk(lambda more: items(api, "any", **more)))
+    assert [[item["id"] for item in page["items"]] for page in pages] == [[], [], [str(handle.id)]]
+
+
 # --- Every filter in every order, page by page ------------------------------------------------------------------------
 
 
@@ -342,7 +411,7 @@ def terms_for(rows: list[dict[str, Any]], listing: Any) -> st.SearchStrategy[Any
         name: [(code, (code,)) for code in listing.filterable[name].kind.codes]
         for name in ("status_code", "source_code")
     }
-    given = {
+    given: dict[str, Any] = {
         **codes,
         "client_ref": refs,
         "metadata": scalars,

@@ -143,6 +143,40 @@ def test_a_page_in_the_middle_costs_no_more_and_walking_back_neither(
         assert len(statements) == 3, listed(statements)
 
 
+@pytest.mark.parametrize("items", [1, 60])
+@pytest.mark.parametrize(
+    ("query", "statements"),
+    [
+        ("batches?limit=100", 2),
+        ("batches?limit=100&embed=items,input,output", 2),
+        ("batches?limit=100&q=status_code:queued OR status_code:failed&sort_by=completed_at", 2),
+        ("runs?limit=100&q=model:testing/x OR status_code:queued", 2),
+        ("batches?limit=100&q=client_ref:a", 3),  # how many rows have it?
+        ("runs?limit=100&q=client_ref:a OR metadata.a:1 OR status_code:queued", 3),
+        ("batches?limit=100&q=source_code:api", 3),  # where does the walk end?
+        ("batches?limit=100&q=source_code:api OR client_ref:a", 4),
+        ("batches/any/items?limit=100", 3),
+        ("batches/any/items?limit=100&q=client_ref:a OR NOT client_ref:a", 4),
+    ],
+)
+def test_a_page_of_a_list_costs_at_most_four_whatever_it_holds(
+    api: Api, warm: Model, count_queries: CountQueries, items: int, query: str, statements: int
+) -> None:
+    for _ in range(items):
+        post_noops(api, warm, 1)
+    spent_ = spent(count_queries, lambda: api.get(f"/v1/{query}"), 200)
+    assert len(spent_) == statements, listed(spent_)
+
+
+def test_lists_read_no_inputs_unless_they_are_asked_for(api: Api, warm: Model, count_queries: CountQueries) -> None:
+    post_noops(api, warm, 2)
+    for path in ("batches", "runs", "batches/any/items"):
+        *_, page = spent(count_queries, lambda path=path: api.get(f"/v1/{path}"), 200)  # type: ignore[misc]
+        assert '"input"' not in page
+        *_, page = spent(count_queries, lambda path=path: api.get(f"/v1/{path}?embed=input"), 200)  # type: ignore[misc]
+        assert '"input"' in page
+
+
 def test_one_item_costs_three_and_a_run_two(api: Api, warm: Model, count_queries: CountQueries) -> None:
     batch_id = post_noops(api, warm, 1)
     handle = api.get(f"/v1/batches/{batch_id}").json()["items"][0]

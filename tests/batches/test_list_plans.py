@@ -1,0 +1,105 @@
+"""How PostgreSQL finds the rows of lists (docs/lists.md, "What a filter costs"); the bench does it with a million."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.db import connection
+
+from batches.models import Run
+from models_registry.models import Model
+from runflow.lib import search
+from tests.conftest import Api
+from tests.factories import make_model
+from tests.many import BIG, Plan, make_many, plans_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ROWS = 30_000  # more than a planner reads rather than looks up
+PAGE = 50
+
+
+@pytest.fixture
+def crowd() -> Any:
+    """A customer with so many batches and runs of one model, which is the only one there is: its statistics say "all"."""
+    api, model = Api(), make_model()
+    make_many(organization=api.organization, model=model, rows=ROWS)
+    yield api, model
+    with connection.cursor() as cursor:
+        cursor.execute(f"TRUNCATE {', '.join(sorted(BIG))}")
+
+
+def plans(api: Api, name: str, **query: str) -> list[Plan]:
+    def get() -> None:
+        response = api.get(f"/v1/{name}?{urlencode(query)}")
+        assert response.status_code == 200, response.content
+
+    return plans_of(get)
+
+
+def test_no_list_scans_or_reads_many_rows(crowd: tuple[Api, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one test: the rows take seconds to make."""
+    api, model = crowd
+    monkeypatch.setattr(search, "LOOKED_AT", 500)
+    monkeypatch.setattr(search, "FEW", 100)
+    one = Run.objects.order_by("pk")[ROWS // 2]
+    for name, own in (("batches", "target_id"), ("runs", "model_id")):
+        # Along an index: a page and one row more, for each of the walks that are joined.
+        for q, sort_by, walks in (
+            ("", "created_at:desc", 1),
+            ("", "created_at:asc", 1),
+            ("", "completed_at:desc", 6),
+            ("", "completed_at:asc,created_at:desc", 6),
+            ("status_code:failed", "created_at:desc", 1),
+            ("status_code:queued", "created_at:asc", 1),
+            ("status_code.IN:(failed,canceled) AND completed_at<2026-03-01", "completed_at:desc", 2),
+            (f"{own}:{model.pk}", "created_at:desc", 6),
+            (f"model:{model} AND status_code:failed", "created_at:desc", 1),
+            ("model:no/such", "created_at:desc", 6),
+            ("created_at>2026-03-01 AND created_at<2026-03-02", "created_at:asc", 1),
+        ):
+            for plan in plans(api, name, q=q, sort_by=sort_by):
+                assert plan.scans == (), (q, sort_by, plan)
+                assert plan.rows <= walks * (PAGE + 1) + 1, (q, sort_by, plan)
+        # Looked up: the rows that there are.
+        for q, rows in (
+            (f"id:{one.pk}", 1),
+            ("client_ref:sku-501", 1),
+            ("client_ref:nobody", 1),
+            ("metadata.n:501", 1),
+            ("metadata.n:501 AND status_code:succeeded AND NOT source_code:admin", 1),
+            ("metadata.n:501 OR status_code:failed", PAGE + 2),
+            (f"replay_of:{one.pk}", 1),
+        ):
+            for plan in plans(api, name, q=q):
+                assert plan.scans == (), (q, plan)
+                assert plan.rows <= rows, (q, plan)
+        # Walked: so many rows and no more, even if none matches.
+        for q in (
+            "source_code:admin",
+            "NOT metadata.env:prod",
+            "NOT client_ref:same AND status_code:succeeded",
+            "client_ref:same AND NOT status_code:succeeded",
+            "created_at<2026-04-01 AND completed_at>2026-06-01",
+        ):
+            for plan in plans(api, name, q=q):
+                assert plan.scans == (), (q, plan)
+                assert plan.rows <= 502, (q, plan)
+    for plan in plans(api, "batches/any/items"):
+        assert plan.scans == (), plan
+        assert plan.rows <= 502, plan
+
+
+def test_a_page_in_the_middle_reads_no_more_than_the_first(crowd: tuple[Api, Model]) -> None:
+    api, _ = crowd
+    for sort_by in ("created_at:desc", "created_at:asc", "completed_at:desc", "completed_at:asc"):
+        for q in ("", "status_code:succeeded"):
+            query = {"q": q, "sort_by": sort_by, "limit": "500"}
+            cursor = None
+            for _ in range(20):
+                cursor = api.get(f"/v1/runs?{urlencode({**query, 'pq': cursor or ''})}").json()["next"]
+            for back in ("", "true"):
+                for plan in plans(api, "runs", **query, pq=str(cursor), from_prev=back):
+                    assert plan.scans == (), (sort_by, q, plan)
+                    assert plan.rows <= 2 * 501 + 5, (sort_by, q, plan)
