@@ -13,7 +13,7 @@ STACK := $(BIN)/python -m runflow.stack
 DEPLOY_ENV := ALLOWED_HOSTS=runflow.example PUBLIC_BASE_URL=https://runflow.example
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench drill openapi
+.PHONY: help demo up test check bench drill openapi fuzz
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -34,6 +34,9 @@ check: $(STAMP)  ## Run every gate beside the tests: lint, format, types, import
 	$(BIN)/lint-imports
 	exec $(STACK) run --scratch -- sh -c '$(BIN)/python manage.py makemigrations --check --dry-run \
 		&& $(DEPLOY_ENV) $(BIN)/python manage.py check --deploy --fail-level WARNING'
+
+fuzz: $(STAMP)  ## Ask a running stack thousands of made-up requests (ARGS="--fuzz-examples 1000 --fuzz-seed 1")
+	@exec $(STACK) run --scratch -- $(BIN)/python -m pytest -s tests/openapi/test_fuzz.py --fuzz-examples 300 $(ARGS)
 
 openapi: $(STAMP)  ## Write docs/openapi.json anew, from what the views declare
 	@exec $(STACK) run --scratch -- $(BIN)/python manage.py spectacular --format openapi-json --file docs/openapi.json

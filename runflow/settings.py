@@ -158,6 +158,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "Assets", "description": "Files of your own as inputs; signed URLs of outputs."},
         {"name": "Server"},
     ],
+    "SORT_OPERATIONS": False,  # in the order of the URL table
     "POSTPROCESSING_HOOKS": [],
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",

@@ -17,6 +17,11 @@ from tests.factories import make_key
 from tests.openapi.conformance import fault_of
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-examples", type=int, default=3, help="made-up requests for each operation in each phase")
+    parser.addoption("--fuzz-seed", type=int, default=None, help="repeat a run of tests/openapi/test_fuzz.py")
+
+
 class Api:
     """A customer: an organisation, its key, and HTTP."""
 

@@ -55,6 +55,10 @@ _CLIENT_REF_GIVEN = {"type": ["string", "null"], "maxLength": 255, "description"
 
 _INPUT_EXAMPLE = {"image_url": "https://shop.example/mug.jpg", "aspect_ratio": "1:1", "resolution": "1K"}
 
+INPUTS = Component(
+    "Inputs",
+    {"type": "object", "description": "What the model declares as its inputs."},
+)
 ITEM_INPUT = Component(
     "BatchItemInput",
     {
@@ -81,7 +85,7 @@ BATCH_REQUEST = given(
 )
 RUN_REQUEST = given(
     "RunCreateRequest",
-    required={"input": said(OBJECT, "The inputs that the model declares.")},
+    required={"input": INPUTS},
     optional={
         "client_ref": _CLIENT_REF_GIVEN,
         "metadata": _METADATA_GIVEN,
@@ -164,7 +168,7 @@ RUN = record(
         "org_id": UUID,
         "status_code": RUN_STATUS,
         "source_code": one_of(*Source.values),
-        "input": said(OBJECT, "With the defaults that the model declares."),
+        "input": INPUTS,
         "output": said(nullable(RUN_OUTPUT), "Of a success."),
         "duration_ms": nullable(COUNT),
         "cost": said(nullable(MONEY), "USD; null until it succeeded."),
@@ -389,7 +393,7 @@ ITEM = record(
         "created_at": TIMESTAMP,
         "client_ref": nullable(STRING),
         "status_code": RUN_STATUS,
-        "input": OBJECT,
+        "input": INPUTS,
         "cost": nullable(MONEY),
         "output": nullable(RUN_OUTPUT),
         "error": nullable(ITEM_ERROR),
