@@ -14,7 +14,6 @@ from runflow.lib.schemas import (
     MONEY,
     NULL,
     NUMBER,
-    OBJECT,
     STRING,
     TIMESTAMP,
     URL,
@@ -41,11 +40,14 @@ _COMPLETED = "2026-11-24T06:16:51.725303+00:00"
 RUN_STATUS = Component("RunStatusCode", one_of(*RunStatus.values))
 BATCH_STATUS = Component("BatchStatusCode", one_of(*BatchStatus.values))
 _TARGET = {"type": "string", "const": "model"}
-_METADATA = said(nullable(OBJECT), "As it was given.")
+SOURCE = Component("SourceCode", one_of(*Source.values))
+STAGE = Component("StageCode", one_of(*Stage.values))
+METADATA = Component(
+    "Metadata", {"type": "object", "description": "Your own; comes back as it is. At most 16 KiB as JSON."}
+)
 
 # --- Requests ---------------------------------------------------------------------------------------------------------
 
-_METADATA_GIVEN = said(nullable(OBJECT), "Comes back as it is. At most 16 KiB as JSON.")
 _CALLBACK_URL_GIVEN = {
     "type": ["string", "null"],
     "maxLength": MAX_CALLBACK_URL,
@@ -73,7 +75,7 @@ ITEM_INPUT = Component(
 BATCH_REQUEST = given(
     "BatchCreateRequest",
     required={"input": array(ITEM_INPUT, minItems=1, maxItems=MAX_ITEMS)},
-    optional={"metadata": _METADATA_GIVEN, "callback_url": _CALLBACK_URL_GIVEN},
+    optional={"metadata": nullable(METADATA), "callback_url": _CALLBACK_URL_GIVEN},
     example={
         "input": [
             {"client_ref": "mug-square", **_INPUT_EXAMPLE},
@@ -88,7 +90,7 @@ RUN_REQUEST = given(
     required={"input": INPUTS},
     optional={
         "client_ref": _CLIENT_REF_GIVEN,
-        "metadata": _METADATA_GIVEN,
+        "metadata": nullable(METADATA),
         "callback_url": _CALLBACK_URL_GIVEN,
     },
     example={"input": _INPUT_EXAMPLE, "client_ref": "mug-square"},
@@ -102,7 +104,7 @@ BATCH_REPLAY_REQUEST = given(
     "BatchReplayRequest",
     optional={
         "only": said(nullable(one_of(*Only)), "`failed` (the default): what failed or was canceled."),
-        "metadata": said(nullable(OBJECT), "Not given: that of the old batch."),
+        "metadata": said(nullable(METADATA), "Not given: that of the old batch."),
         "callback_url": _CALLBACK_URL_GIVEN | {"description": "Not given: that of the old batch."},
     },
     example={"only": "failed", "metadata": {"order": 1001, "try": 2}, "callback_url": "https://shop.example/done"},
@@ -110,7 +112,7 @@ BATCH_REPLAY_REQUEST = given(
 RUN_REPLAY_REQUEST = given(
     "RunReplayRequest",
     optional={
-        "metadata": said(nullable(OBJECT), "Not given: that of the old run."),
+        "metadata": said(nullable(METADATA), "Not given: that of the old run."),
         "callback_url": _CALLBACK_URL_GIVEN | {"description": "Not given: that of the old run."},
     },
     example={"metadata": {"try": 2}},
@@ -155,9 +157,7 @@ RUN_OUTPUT = record(
         "nsfw_detected": None,
     },
 )
-ITEM_ERROR = record(
-    "ItemError", {"code": nullable(STRING), "message": nullable(STRING), "stage_code": nullable(one_of(*Stage.values))}
-)
+ITEM_ERROR = record("ItemError", {"code": nullable(STRING), "message": nullable(STRING), "stage_code": nullable(STAGE)})
 _RUN_LINKS = {"type": "object", "properties": {"self": STRING, "batch": STRING}, "required": ["self"]}
 RUN = record(
     "Run",
@@ -167,7 +167,7 @@ RUN = record(
         "target_type": _TARGET,
         "org_id": UUID,
         "status_code": RUN_STATUS,
-        "source_code": one_of(*Source.values),
+        "source_code": SOURCE,
         "input": INPUTS,
         "output": said(nullable(RUN_OUTPUT), "Of a success."),
         "duration_ms": nullable(COUNT),
@@ -185,11 +185,11 @@ RUN = record(
         "started_at": nullable(TIMESTAMP),
         "completed_at": nullable(TIMESTAMP),
         "callback_url": nullable(STRING),
-        "metadata": _METADATA,
+        "metadata": nullable(METADATA),
         "links": _RUN_LINKS,
         "failure_code": nullable(STRING),
         "failure_message": nullable(STRING),
-        "failure_stage_code": nullable(one_of(*Stage.values)),
+        "failure_stage_code": nullable(STAGE),
     },
     example={
         "id": _RUN_ID,
@@ -259,7 +259,7 @@ BATCH_CREATED = record(
         "items": array(HANDLE),
         "output": NULL,
         "cost": nullable(MONEY),
-        "metadata": _METADATA,
+        "metadata": nullable(METADATA),
         "callback_url": nullable(STRING),
         "replay_of": said(nullable(UUID), "The batch that this one does again."),
         "created_at": TIMESTAMP,
@@ -326,14 +326,14 @@ BATCH = record(
         "target_type": _TARGET,
         "target_id": said(UUID, "The model's id."),
         "status_code": BATCH_STATUS,
-        "source_code": one_of(*Source.values),
+        "source_code": SOURCE,
         **_COUNTERS,
-        "input": said(nullable(array(OBJECT)), "With `embed=input` only."),
+        "input": said(nullable(array(ITEM_INPUT)), "With `embed=input` only."),
         "resolved_template_id": nullable(UUID),
         "dispatch_provider_link_id": nullable(UUID),
         "cost": said(nullable(MONEY), "USD, of the items that succeeded so far; null while there is none."),
         "output": said(nullable(BATCH_OUTPUT), "Null until the batch has ended."),
-        "metadata": _METADATA,
+        "metadata": nullable(METADATA),
         "callback_url": nullable(STRING),
         "duration_ms": nullable(COUNT),
         "failure_code": NULL,
@@ -436,7 +436,7 @@ _ENDING = {
     "duration_ms": nullable(COUNT),
     "created_at": TIMESTAMP,
     "completed_at": nullable(TIMESTAMP),
-    "metadata": _METADATA,
+    "metadata": nullable(METADATA),
 }
 _ENDING_EXAMPLE = {"duration_ms": 189, "created_at": _CREATED, "completed_at": _COMPLETED, "metadata": {"order": 1001}}
 BATCH_CALLBACK = record(

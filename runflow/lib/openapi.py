@@ -30,7 +30,8 @@ outputs.
 - Every answer carries `X-Request-Id`: yours, if you sent 1 to 128 visible ASCII characters, else ours.
 - With an `Idempotency-Key`, a request that is sent again within 24 hours gets the first answer again, byte for byte, with
   `Idempotent-Replayed: true`. Answers that are not 2xx are not kept.
-- Unknown query parameters are ignored. Unknown members of a body are 422. Answers may get more members.
+- Unknown query parameters are ignored; a boolean one is `true` or `false`. Unknown members of a body are 422. Answers may get
+  more members.
 - `canceled` is a status, `items_cancelled` a counter; both spellings are meant.
 """
 

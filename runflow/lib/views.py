@@ -11,6 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runflow.lib import errors
+from runflow.lib.faults import shown
 from runflow.lib.schemas import STRING, Answer, Operation, record
 
 
@@ -51,8 +52,14 @@ def json_object(request: Request) -> dict[str, Any]:
 
 
 def is_true(text: str | None) -> bool:
-    """A boolean query parameter."""
-    return text is not None and text.lower() in ("true", "1")
+    """A boolean query parameter; absent and empty are false.
+
+    Raises BadRequest for what is neither: `?validate_only=yes` must not become a real batch.
+    """
+    spelt = (text or "").lower()
+    if spelt not in ("", "true", "1", "false", "0"):
+        raise errors.BadRequest(f'A boolean query parameter must be true or false, not "{shown(spelt)}".')
+    return spelt in ("true", "1")
 
 
 def parse_uuid(text: str) -> UUID | None:

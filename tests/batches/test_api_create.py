@@ -519,6 +519,14 @@ def test_validate_only_that_is_not_true_creates(api: CommittingApi, model: Model
     assert Batch.objects.count() == 1
 
 
+@pytest.mark.parametrize("query", ["?validate_only=yes", "?validate_only=10", "?validate_only=%00"])
+def test_validate_only_that_is_neither_true_nor_false_is_400_and_creates_nothing(
+    api: CommittingApi, model: Model, rung: Rung, query: str
+) -> None:
+    assert_error(api.post(url(model, query), {"input": [A]}), 400, "BAD_REQUEST")
+    assert_nothing_happened(rung)
+
+
 # --- What a body may be -----------------------------------------------------------------------------------------------
 
 

@@ -523,6 +523,11 @@ def test_a_page_holds_fifty_unless_told(api: Api) -> None:
         assert len(api.get(f"/v1/batches/{batch.pk}/items{query}").json()["items"]) == 50
 
 
+def test_a_from_prev_that_is_neither_true_nor_false_is_400(api: Api) -> None:
+    batch, _ = make_batch(organization=api.organization)
+    assert_error(api.get(f"/v1/batches/{batch.pk}/items?from_prev=o"), 400, "BAD_REQUEST")
+
+
 @pytest.mark.parametrize(
     "limit", ["0", "501", "-1", "1.5", "1e2", "x", " 1", "+1", "0x1", "%D9%A3", "9" * 5000, "1%00", "null", "%FF"]
 )

@@ -328,6 +328,15 @@ def test_validate_only_tells_what_it_would_cost_and_creates_nothing(
     assert api.post(url(model), {"input": A}, Idempotency_Key="k").status_code == 201
 
 
+def test_validate_only_that_is_neither_true_nor_false_is_400_and_creates_nothing(
+    api: CommittingApi, model: Model, rung: Rung
+) -> None:
+    response = api.post(url(model, "?validate_only=yes"), {"input": A})
+    assert assert_error(response, 400, "BAD_REQUEST") is None
+    assert response.json()["message"] == 'A boolean query parameter must be true or false, not "yes".'
+    assert_nothing_happened(rung)
+
+
 def test_the_same_key_makes_one_run(api: CommittingApi, model: Model, rung: Rung) -> None:
     first = api.post(url(model), {"input": A}, Idempotency_Key="k")
     again = api.post(url(model), {"input": A}, Idempotency_Key="k")

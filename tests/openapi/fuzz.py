@@ -56,7 +56,7 @@ def fuzz(
                 "--max-examples",
                 str(max_examples),
                 "--workers",
-                "2",
+                "1",
                 "--continue-on-failure",
                 "--no-color",
             ),
