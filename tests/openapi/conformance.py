@@ -1,10 +1,12 @@
-"""Is this answer one that the OpenAPI document promises? Asked of every answer that any test gets (tests/conftest.py)."""
+"""Is this answer one that the OpenAPI document and the contract promise? tests/conftest.py asks of every one a test gets."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,6 +18,8 @@ from referencing.jsonschema import DRAFT202012
 from runflow.lib.openapi import document
 from tests.contract.formats import FORMATS
 from tests.openapi.routes import template_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Of an address, not of a route: no method of the document can have it.
 METHOD_NOT_ALLOWED = 405
@@ -52,8 +56,12 @@ def fault_of(request: HttpRequest, response: Any) -> str | None:
         return None
     if response.headers.get("Content-Type") != "application/json":
         return f"{where}: not JSON"
-    faults = list(_validator(path, method, response.status_code).iter_errors(json.loads(response.content)))
-    return f"{where}: {faults[0].json_path}: {faults[0].message}" if faults else None
+    body = json.loads(response.content)
+    for promise in (_validator(path, method, response.status_code), _contract(path, method, response.status_code)):
+        fault = next(promise.iter_errors(body), None) if promise is not None else None
+        if fault is not None:
+            return f"{where}: {fault.json_path}: {fault.message}"
+    return None
 
 
 def dereferenced(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -83,6 +91,35 @@ def validator(schema: Any) -> jsonschema.Draft202012Validator:
 def _validator(path: str, method: str, status: int) -> jsonschema.Draft202012Validator:
     declared = dereferenced(document()["paths"][path][method]["responses"][str(status)])
     return validator(declared["content"]["application/json"]["schema"])
+
+
+CONTRACT: dict[str, Any] = json.loads((ROOT / "tests" / "contract" / "schemas.json").read_text())
+_CONTRACT_REGISTRY: Registry[Any] = Registry().with_resource("contract", DRAFT202012.create_resource(CONTRACT))
+
+
+def shape_of(path: str) -> str:
+    """The path whatever its parameters are called."""
+    return re.sub(r"{\w+}", "{}", path)
+
+
+# By method and path: the success status, and the name of the shape.
+PROMISED = {
+    (each["method"].lower(), shape_of(each["path"])): (each["success"], each["response"])
+    for each in CONTRACT["x-endpoints"]
+}
+
+
+@cache
+def _contract(path: str, method: str, status: int) -> jsonschema.Draft202012Validator | None:
+    """What schemas.json says of this answer. None: nothing."""
+    success, name = PROMISED.get((method, shape_of(path)), (None, None))
+    if status >= 400:
+        name = "ErrorResponse"
+    elif status != success:
+        return None
+    return jsonschema.Draft202012Validator(
+        {"$ref": f"contract#/$defs/{name}"}, registry=_CONTRACT_REGISTRY, format_checker=FORMATS
+    )
 
 
 def _closed(schema: Any) -> Any:
