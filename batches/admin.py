@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from assets.models import AssetType
 from assets.services import sign_url
 from batches.cancellation import cancel
+from batches.logs import log_of
 from batches.models import BATCH_TERMINAL, LIVE, Batch, BatchItem, BatchStatus, Heartbeat, Run, RunStatus
 from batches.replays import replay_failed
 from batches.services import redeliver_callbacks
@@ -30,6 +31,7 @@ from runflow.lib.admin import (
     moment_column,
     one_line,
     shortened,
+    shown_text,
 )
 from runflow.lib.money import money
 
@@ -226,7 +228,10 @@ class RunAdmin(CallsBack[Run]):
     ]
     list_filter = [RunTrouble, "status_code", "source_code", "created_at"]
     list_select_related = ["organization", "model"]
-    list_defer = ("input", "output", "metadata", "failure_message", "callback_url", "model__description")
+    list_defer = (
+        *("input", "output", "metadata", "past_attempts", "failure_message", "callback_url"),
+        "model__description",
+    )
     id_columns = ("pk", "batch")
     search_help_text = "The id of a run, or of a batch for all of its runs."
     fieldsets = [
@@ -236,7 +241,7 @@ class RunAdmin(CallsBack[Run]):
         ),
         ("Failure", {"fields": [("failure_code", "failure_stage_code"), "failure_message"]}),
         ("Engine", {"fields": [("provider", "attempt_of"), ("lease_expires", "due")]}),
-        ("Time, UTC", {"fields": [("created", "started", "completed", "duration")]}),
+        ("Time, UTC", {"fields": [("created", "started", "completed", "duration"), "log"]}),
         ("Data", {"fields": ["client_ref", "input_json", "output_json", "metadata_json"]}),
         (
             "Request and template",
@@ -252,7 +257,7 @@ class RunAdmin(CallsBack[Run]):
     readonly_fields = [
         *("status", "price_usd", "cost_usd", "pictures", "attempt_of", "lease_expires", "due"),
         *("created", "started", "completed", "duration", "input_json", "output_json", "metadata_json", "way"),
-        *("callbacks", "credit"),
+        *("callbacks", "credit", "log"),
     ]
 
     lease_expires = moment_column("lease_expires_at")
@@ -288,6 +293,11 @@ class RunAdmin(CallsBack[Run]):
     @admin.display(description="provider link")
     def way(self, run: Run) -> str:
         return _way(run)
+
+    @admin.display(description="log")
+    def log(self, run: Run) -> SafeString:
+        """What its customer reads at `GET /v1/runs/{run_id}/logs`."""
+        return shown_text("\n".join(f"{each.timestamp:%Y-%m-%d %H:%M:%S} {each.message}" for each in log_of(run)))
 
     @admin.display(description="pictures")
     def pictures(self, run: Run) -> str:

@@ -256,6 +256,7 @@ class Run(models.Model):
     dispatched_at = models.DateTimeField(null=True)
     endpoint = models.ForeignKey(Endpoint, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
     provider_job_id = models.CharField(max_length=255, null=True)
+    past_attempts = models.JSONField(null=True, help_text="Those given back, oldest first (docs/adr/0011).")
     cancel_requested_at = models.DateTimeField(null=True)
     cancel_reason = models.TextField(null=True)
     nodes_total = models.PositiveIntegerField(null=True)

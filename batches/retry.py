@@ -18,7 +18,10 @@ LONGEST_DELAY = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What becomes of one attempt of a run. `attempt` is the fence: it is written only while that attempt is current."""
+    """What becomes of one attempt of a run. `attempt` is the fence: it is written only while that attempt is current.
+
+    A failure is the run's for FAILED, and the attempt's for QUEUED: then it goes into the run's `past_attempts`.
+    """
 
     run_id: Any
     attempt: int
@@ -75,7 +78,15 @@ def judge(
         case Unavailable(code, message, stage_code, retry_after):
             if attempt < max_attempts:
                 delay = delay_before(attempt + 1, delays=delays, jitter=jitter, retry_after=retry_after)
-                return Settlement(run_id, attempt, RunStatus.QUEUED, delay=delay)
+                return Settlement(
+                    run_id,
+                    attempt,
+                    RunStatus.QUEUED,
+                    failure_code=code,
+                    failure_message=message,
+                    failure_stage_code=stage_code,
+                    delay=delay,
+                )
             return Settlement(
                 run_id,
                 attempt,

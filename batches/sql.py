@@ -254,8 +254,18 @@ UPDATE batches_run AS run
    SET status_code = told.status_code,
        output = told.output::jsonb,
        cost = CASE WHEN told.status_code = 'succeeded' THEN run.price END,
-       failure_code = told.failure_code, failure_message = told.failure_message,
-       failure_stage_code = told.failure_stage_code,
+       failure_code = CASE WHEN told.status_code = 'failed' THEN told.failure_code END,
+       failure_message = CASE WHEN told.status_code = 'failed' THEN told.failure_message END,
+       failure_stage_code = CASE WHEN told.status_code = 'failed' THEN told.failure_stage_code END,
+       -- What the row is about to forget of an attempt that is given back.
+       past_attempts = CASE WHEN told.status_code = 'queued'
+                       THEN COALESCE(run.past_attempts, '[]'::jsonb) || jsonb_build_object(
+                            'attempt', run.attempt, 'dispatched_at', run.dispatched_at, 'started_at', run.started_at,
+                            'ended_at', statement_timestamp(),
+                            'due_at', statement_timestamp() + told.delay * interval '1 second',
+                            'failure_code', told.failure_code, 'failure_message', told.failure_message,
+                            'failure_stage_code', told.failure_stage_code)
+                       ELSE run.past_attempts END,
        lease_expires_at = NULL,
        endpoint_id = CASE WHEN told.status_code <> 'queued' THEN run.endpoint_id END,
        provider_job_id = CASE WHEN told.status_code <> 'queued' THEN run.provider_job_id END,

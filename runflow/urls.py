@@ -12,6 +12,7 @@ urlpatterns = [
     path("docs/redoc", RedocView.as_view(), name="redoc"),
     path("v1/openapi.json", OpenApiView.as_view(), name="openapi"),
     path("v1/health", HealthView.as_view(), name="health"),
+    path("v1/", include("accounts.api.urls")),
     path("v1/", include("batches.api.urls")),
     path("v1/", include("models_registry.api.urls")),
     path("v1/", include("assets.api.urls")),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from batches.models import BATCH_TERMINAL, Batch, BatchItem, Run
+from batches.logs import LogEntry
+from batches.models import BATCH_TERMINAL, TERMINAL, Batch, BatchItem, Run, RunStatus
 from batches.output import batch_output, error_body, output_body
 from batches.services import ItemHandle
 from runflow.lib.money import money
@@ -185,3 +186,34 @@ def run_body(run: Run, *, with_input: bool = True) -> dict[str, Any]:
 BATCH_MEMBERS = tuple(_batch_body(Batch()))
 RUN_MEMBERS = tuple(run_body(Run()))
 ITEM_MEMBERS = tuple(item_body(BatchItem(run=Run())))
+
+
+def log_entry_body(entry: LogEntry) -> dict[str, Any]:
+    """RunLog."""
+    return {
+        "id": entry.id,
+        "run_id": entry.run_id,
+        "level_code": entry.level_code,
+        "message": entry.message,
+        "timestamp": entry.timestamp,
+        "meta": entry.meta,
+        "run": None,
+    }
+
+
+RUN_STATUSES = {
+    RunStatus.QUEUED: "It waits for its turn, or for another attempt.",
+    RunStatus.DISPATCHING: "It is being handed to the provider.",
+    RunStatus.RUNNING: "The provider works on it.",
+    RunStatus.SUCCEEDED: "It is done: output and cost are there.",
+    RunStatus.FAILED: "It is over without an output: failure_code and failure_message say why.",
+    RunStatus.CANCELED: "It is over because somebody asked for that.",
+}
+
+
+def run_statuses_body() -> list[dict[str, Any]]:
+    """Every status that a run can have, in the order in which it may have them."""
+    return [
+        {"status_code": status.value, "description": description, "is_terminal": status in TERMINAL}
+        for status, description in RUN_STATUSES.items()
+    ]

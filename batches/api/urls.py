@@ -34,5 +34,7 @@ urlpatterns = [
         views.RunCallbackRedeliveriesView.as_view(),
         name="run-callback-redeliveries",
     ),
+    path("runs/<str:run_id>/logs", views.RunLogsView.as_view(), name="run-logs"),
+    path("runs/statuses", views.RunStatusesView.as_view(), name="run-statuses"),
     path("runs/<str:run_id>", views.RunView.as_view(), name="run"),
 ]

@@ -14,8 +14,17 @@ from accounts.models import Scope
 from batches.api import operations
 from batches.api.lists import BATCHES, ITEMS, ITEMS_OF_ANY, RUNS
 from batches.api.polling import answer_unless_known
-from batches.api.serializers import batch_body, batch_created_body, batch_row_body, item_body, run_body
+from batches.api.serializers import (
+    batch_body,
+    batch_created_body,
+    batch_row_body,
+    item_body,
+    log_entry_body,
+    run_body,
+    run_statuses_body,
+)
 from batches.cancellation import cancel, check_cancellation
+from batches.logs import OLDEST_FIRST, log_of
 from batches.models import Batch, BatchItem, Run
 from batches.replays import check_batch_replay, check_run_replay, replay_batch, replay_run
 from batches.services import (
@@ -31,6 +40,7 @@ from callbacks.models import CallbackDelivery, SubjectType
 from models_registry.catalogue import batch_target, run_target
 from runflow.lib import errors
 from runflow.lib.money import money
+from runflow.lib.pagination import page_of_list
 from runflow.lib.request_id import current_request_id
 from runflow.lib.views import ApiView, is_true, json_object, parse_uuid
 
@@ -192,6 +202,26 @@ class RunView(ApiView):
         runs = Run.objects.visible_to(caller_of(request).organization).filter(pk=parsed)
         answer = answer_unless_known(request, small=runs.with_version, whole=runs.with_version, body=run_body)
         return answer or _raise(RunNotFound)
+
+
+class RunStatusesView(ApiView):
+    """`GET /v1/runs/statuses`"""
+
+    scopes = {"GET": Scope.RUNS_READ}
+
+    def get(self, request: Request) -> Response:
+        return Response(run_statuses_body())
+
+
+class RunLogsView(ApiView):
+    """`GET /v1/runs/{run_id}/logs`"""
+
+    scopes = {"GET": Scope.RUNS_READ}
+
+    def get(self, request: Request, run_id: str) -> Response:
+        entries = log_of(_run_or_404(request, run_id))
+        page = page_of_list(entries, request.query_params.dict(), order=OLDEST_FIRST)
+        return Response(page.body([log_entry_body(entry) for entry in page.rows]))
 
 
 class BatchCancellationView(ApiView):

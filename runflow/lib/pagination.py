@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -18,6 +19,7 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 
 M = TypeVar("M", bound=Model)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ NEWEST_FIRST = Order("id", "n", UUID, UUID(int=2**128 - 1), is_descending=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[M]):
-    rows: list[M]
+class Page(Generic[R]):
+    rows: list[R]
     first: str | None
     next: str | None
     previous: str | None
@@ -98,3 +100,24 @@ def _decode(cursor: str, order: Order) -> Any:
         return order.parse(text.removeprefix(order.mark))
     except (binascii.Error, ValueError):
         raise errors.BadRequest("pq is not a cursor of this list.") from None
+
+
+def page_of_list(rows: Sequence[R], query: Mapping[str, str], *, order: Order) -> Page[R]:
+    """The same of a short list in memory, whose rows grow along the column of `order`."""
+    limit = _limit(query.get("limit"))
+    cursor = query.get("pq") or None
+    beside = _decode(cursor, order) if cursor is not None else order.start
+    values = [getattr(row, order.column) for row in rows]
+    if cursor is not None and is_true(query.get("from_prev")):
+        end = bisect_left(values, beside)
+        start = max(0, end - limit)
+    else:
+        start = bisect_right(values, beside)
+        end = min(start + limit, len(rows))
+    has_before, has_after = start > 0, end < len(rows)
+    return Page(
+        rows=list(rows[start:end]),
+        first=_encode(order.start, order) if has_before else None,
+        next=_encode(values[end - 1], order) if start < end and has_after else None,
+        previous=_encode(values[start], order) if start < end and has_before else None,
+    )

@@ -52,8 +52,8 @@ def test_without_delays_another_attempt_comes_at_once() -> None:
                 failure_stage_code="dispatch",
             ),
         ),
-        (LOST, 1, Settlement("r", 1, RunStatus.QUEUED, delay=DELAYS[0])),
-        (LOST, 4, Settlement("r", 4, RunStatus.QUEUED, delay=DELAYS[3])),
+        (LOST, 1, Settlement("r", 1, RunStatus.QUEUED, None, "PROVIDER_LOST", "Gone.", "execute", DELAYS[0])),
+        (LOST, 4, Settlement("r", 4, RunStatus.QUEUED, None, "PROVIDER_LOST", "Gone.", "execute", DELAYS[3])),
         (
             LOST,
             5,
