@@ -1,4 +1,4 @@
-"""A server's words made fit for customers: no tracebacks, no paths, no addresses (contract.md section 4)."""
+"""What a ComfyUI server says, as customers may read it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-HIDDEN = "…"
-# A customer reads a sentence or two; what is longer is a dump.
-_LONGEST = 500
+from providers import wording
+
 # Node errors named in one message: those of a broken template repeat themselves.
 _MOST_ERRORS = 5
-
-_TRACEBACK = re.compile(r"Traceback \(most recent call last\).*", re.DOTALL)
-_FRAME = re.compile(r'^\s*File ".*$', re.MULTILINE)
-_HIDE = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+",  # URLs
-        r"(['\"])(?:/|~/|\\\\|[A-Za-z]:[\\/])[^'\"\n]*\1",  # quoted paths, which may have spaces
-        r"[\w.-]*(?:[A-Za-z]:)?(?:\\+[\w.@+~$-]+)+\\*",  # Windows paths
-        r"\b[A-Za-z]:/[\w.@+~/-]+",
-        r"(?<![\w./])~?/[\w.@+~-]+(?:/[\w.@+~-]*)*",  # POSIX paths; not the fraction in "1/2"
-        r"[\w.@+~-]+(?:/[\w.@+~-]+)*\.(?:py|pyc|pyd|so|dll|sh)\b",  # code, wherever it lies
-        r"\[[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\](?::\d+)?",  # IPv6 addresses
-        r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b",  # IPv4 addresses
-        r"\b(?:localhost|[\w-]+(?:\.[\w-]+)+):\d{2,5}\b",  # names with a port
-        r"\blocalhost\b",
-        r"\b0x[0-9A-Fa-f]{4,}\b",  # addresses in memory
-    )
+_PATHS = re.compile(
+    r"(['\"])(?:/|~/|\\\\|[A-Za-z]:[\\/])[^'\"\n]*\1"  # quoted, which may have spaces
+    r"|[\w.-]*(?:[A-Za-z]:)?(?:\\+[\w.@+~$-]+)+\\*"  # Windows
+    r"|\b[A-Za-z]:/[\w.@+~/-]+"
+    r"|(?<![\w./])~?/[\w.@+~-]+(?:/[\w.@+~-]*)*"  # POSIX; not the fraction in "1/2"
+    r"|[\w.@+~-]+(?:/[\w.@+~-]+)*\.(?:py|pyc|pyd|so|dll|sh)\b"  # code, wherever it lies
 )
-_SPACE = re.compile(r"\s+")
 
 
 def clean(text: object) -> str:
-    """One line of plain words. What looks like a path or an address becomes "…"."""
-    # Cut first: some of the patterns take time that grows with the square of the length.
-    plain = _FRAME.sub("", _TRACEBACK.sub("", str(text)[: 4 * _LONGEST]))
-    for pattern in _HIDE:
-        plain = pattern.sub(HIDDEN, plain)
-    plain = _SPACE.sub(" ", plain).strip()
-    return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + HIDDEN
+    return wording.told(str(text), paths=_PATHS)
 
 
 def describe_refusal(body: Any) -> str:

@@ -205,7 +205,7 @@ def test_a_file_that_is_no_picture_is_final_and_its_place_on_the_server_untold(
     job = make_job({"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}, "2": save_image("1")})
     submit(connection, job)
     assert wait_for_end(connection, job) == Rejected(
-        "EXECUTION_FAILED", "Node 1 (LoadImage) failed: cannot identify image file …"
+        "EXECUTION_FAILED", "Node 1 (LoadImage) failed: cannot identify image file [path]"
     )
 
 

@@ -197,7 +197,9 @@ def test_a_failure_is_rejected_in_words_without_paths(comfy: FakeComfyUI, connec
     comfy.fail("ImageInvert", "no kernel in /srv/comfyui/nodes.py\n")
     job = make_job(two_steps())
     submit(connection, job)
-    assert wait_for_end(connection, job) == Rejected("EXECUTION_FAILED", "Node 2 (ImageInvert) failed: no kernel in …")
+    assert wait_for_end(connection, job) == Rejected(
+        "EXECUTION_FAILED", "Node 2 (ImageInvert) failed: no kernel in [path]"
+    )
 
 
 def test_a_failure_for_want_of_memory_is_for_another_attempt(comfy: FakeComfyUI, connection: ComfyConnection) -> None:
