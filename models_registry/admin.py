@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.conf import settings
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import ForeignKey, Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.urls import path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from models_registry.declarations import check_declaration, check_model_path, check_output
 from models_registry.faults import json_fault
+from models_registry.input_schema import input_schema
 from models_registry.models import (
     Endpoint,
     Model,
@@ -26,8 +32,10 @@ from models_registry.models import (
 )
 from models_registry.templates import Fault, check_bindings
 from models_registry.uris import url_fault
+from runflow.lib import jsonlib
 from runflow.lib.admin import (
     NO_ROW_TITLES,
+    NOTHING,
     BaseInlineFormSet,
     ModelForm,
     NoDeletionAdmin,
@@ -277,13 +285,37 @@ class CatalogueAdmin(NoDeletionAdmin[Model]):
             "Use",
             {"fields": [("status_code", "price"), ("is_public", "organization"), ("run_timeout", "batch_timeout")]},
         ),
-        ("History", {"fields": [("version", "created", "updated")]}),
+        ("History", {"fields": [("version", "created", "updated"), "json_schema"]}),
     ]
-    readonly_fields = ["version", "created", "updated"]
+    readonly_fields = ["version", "created", "updated", "json_schema"]
     inlines = [LinkInline, InputInline, OutputInline]
 
     created = moment_column("created_at")
     updated = moment_column("updated_at")
+
+    @admin.display(description="JSON Schema")
+    def json_schema(self, model: Model) -> str:
+        # The page of a model that is being added has none yet.
+        if model._state.adding:
+            return NOTHING
+        address = reverse("admin:models_registry_model_schema", args=[model.pk])
+        return format_html('<a href="{}">of its input, as saved</a>', address)
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(self.schema_view)
+        return [path("<uuid:model_id>/schema/", view, name="models_registry_model_schema"), *super().get_urls()]
+
+    def schema_view(self, request: HttpRequest, model_id: UUID) -> HttpResponse:
+        """What `GET /v1/models/{owner}/{slug}/schema` answers, as a file."""
+        model = get_object_or_404(Model.objects.prefetch_related("inputs"), pk=model_id)
+        if not self.has_view_permission(request, model):
+            raise PermissionDenied
+        name = f"{model}.schema.json".replace("/", "-")
+        return HttpResponse(
+            jsonlib.dumps(input_schema(model, model.inputs.all())),
+            content_type="application/json",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Model | None:
         if request.method == "POST" and transaction.get_connection().in_atomic_block:

@@ -192,6 +192,30 @@ def test_nothing_that_history_names_is_deleted(model: type[models.Model], operat
     assert model._default_manager.filter(pk=row.pk).exists()
 
 
+def test_a_model_s_page_leads_to_its_json_schema_as_a_file(operator: Client) -> None:
+    model = make_model(owner="google", slug="nano/edit", name="Nano")
+    address = page(Model, "schema", model.pk)
+    assert address in operator.get(page(Model, "change", model.pk)).content.decode()
+    assert "/schema/" not in operator.get(page(Model, "add")).content.decode()
+    response = operator.get(address)
+    assert response.headers["Content-Disposition"] == 'attachment; filename="google-nano-edit.schema.json"'
+    assert (response.json()["title"], list(response.json()["properties"])) == ("Nano", ["text"])
+    assert operator.get(page(Model, "schema", uuid4())).status_code == 404
+    guest = get_user_model().objects.create_user("guest", is_staff=True)
+    operator.force_login(guest)
+    assert operator.get(address).status_code == 403
+    operator.logout()
+    assert operator.get(address).status_code == 302  # to the login
+
+
+def test_a_run_s_page_tells_its_log(operator: Client) -> None:
+    batch, _ = make_batch()
+    end_batch(batch, "failed")
+    html = operator.get(page(Run, "change", Run.objects.get().pk)).content.decode()
+    assert "The run was accepted.\n" in html
+    assert "It failed: EXECUTION_FAILED: No." in html
+
+
 def test_a_person_without_permissions_sees_nothing(client: Client) -> None:
     client.force_login(get_user_model().objects.create_user("guest", is_staff=True))
     assert client.get(page(Batch, "changelist")).status_code == 403
