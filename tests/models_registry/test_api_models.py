@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from django.core.management import call_command
 from django.test import Client
 
 from models_registry.models import Model, ModelInput, ModelOutput, ModelStatus, ProviderLink
@@ -359,3 +360,15 @@ def test_reading_costs_the_same_for_one_model_and_for_thirty(
         assert len(log) == statements, [query["sql"] for query in log.captured_queries]
         for _ in range(29):
             ModelOutput.objects.create(model=make_model(is_public=True), name="a", variable_type_code="image")
+
+
+@pytest.mark.parametrize("manifest", ["shop", "testing"])
+def test_every_model_of_the_catalogue_has_a_schema(api: Api, manifest: str) -> None:
+    call_command("import_models", f"catalogue/{manifest}.yaml", "--apply", verbosity=0)
+    models = page_of("ModelPage", api.get("/v1/models"))
+    assert models
+    for model in models:
+        schema = json_of(api.get(f"/v1/models/{model['owner']}/{model['slug']}/schema"))
+        jsonschema.Draft202012Validator.check_schema(schema)
+        inputs = page_of("ModelInputPage", api.get(f"/v1/models/{model['id']}/inputs"))
+        assert set(schema["properties"]) == {each["name"] for each in inputs}
