@@ -104,7 +104,7 @@ def _decode(cursor: str, order: Order) -> Any:
 
 def page_of_list(rows: Sequence[R], query: Mapping[str, str], *, order: Order) -> Page[R]:
     """The same of a short list in memory, whose rows grow along the column of `order`."""
-    limit = _limit(query.get("limit"))
+    limit = parse_limit(query.get("limit"))
     cursor = query.get("pq") or None
     beside = _decode(cursor, order) if cursor is not None else order.start
     values = [getattr(row, order.column) for row in rows]

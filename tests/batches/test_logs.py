@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from batches import engine, lifecycle, retry
@@ -44,6 +45,7 @@ def settle(claimed: ClaimedRun, outcome: Outcome) -> lifecycle.Settled:
         run_id=claimed.id,
         attempt=claimed.attempt,
         max_attempts=claimed.max_attempts,
+        delays=settings.RUN_RETRY_DELAYS,
         jitter=0.0,
         output={"outputs": []},
     )
@@ -270,7 +272,15 @@ def test_giving_back_costs_the_statements_of_an_end(
         provider_id = Run.objects.filter(model=model)[0].provider_id
         claimed = lifecycle.claim_runs(provider_id=provider_id, limit=100)
         settlements = [
-            retry.judge(outcome, run_id=each.id, attempt=1, max_attempts=5, jitter=0.0, output={"outputs": []})
+            retry.judge(
+                outcome,
+                run_id=each.id,
+                attempt=1,
+                max_attempts=5,
+                delays=settings.RUN_RETRY_DELAYS,
+                jitter=0.0,
+                output={"outputs": []},
+            )
             for each in claimed
         ]
         with count_queries() as log:
