@@ -18,6 +18,8 @@ from tests.faults.recovery import Eyes, Recoveries
 Steps = Iterator[float]
 # Seconds between two looks whether a process works again.
 _LOOK = 0.2
+# Seconds that a stop waits for a good moment, looking so often.
+_PATIENCE, _GLANCE = 5.0, 0.05
 CUT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -59,6 +61,12 @@ def kill_child(drill: Drill, fault: Fault) -> Steps:
 
 
 def stop(drill: Drill, fault: Fault) -> Steps:
+    # In the middle of what takes long: then somebody else is at it when this one comes back.
+    begun = time.monotonic()
+    while fault.target in WORKERS and time.monotonic() - begun < _PATIENCE:
+        if drill.house.is_at_slow_work(fault.target):
+            break
+        yield _GLANCE
     _watch_held(drill, fault)
     drill.house.stop(fault.target)
     yield fault.seconds

@@ -172,6 +172,19 @@ def outputs_are_there(evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id}, input {run.input!r}: {len(outputs)} outputs, first {(bodies or [None])[0]!r:.80}"
 
 
+@check("what succeeded had been done before, by the attempt that counts")
+def successes_were_done(evidence: Evidence) -> Iterator[str]:
+    done: dict[tuple[str, int], float] = {}
+    for each in [*evidence.executions, *evidence.jobs]:
+        if each.event == "done":
+            done.setdefault((each.run_id, each.attempt), each.at)
+    for move in evidence.moves:
+        if move.subject == "run" and move.became == RunStatus.SUCCEEDED:
+            at = done.get((move.subject_id, move.attempt or 0))
+            if at is None or at > move.at.timestamp():
+                yield f"run {move.subject_id} succeeded in attempt {move.attempt} at {move.at}, which was not done then"
+
+
 @check("no attempt of a local run was executed twice")
 def attempts_execute_once(evidence: Evidence) -> Iterator[str]:
     for (run_id, attempt), count in Counter(

@@ -14,12 +14,13 @@ from typing import Any
 
 import httpx
 
-from tests.faults.functions import REFUSED
+from tests.faults.functions import REFUSED, SLOW
 
 # A client lets so many of its batches be open, then it only looks after them.
 MOST_OPEN = 4
 # Seconds that an answer may take, and that a request is repeated for once the faults are over.
 TIMEOUT, LONGEST_REPEATING = 5.0, 90.0
+MOST_SLOW = 6  # in a batch
 SIZES = {1: 2, 8: 4, 30: 2, 100: 1}  # at most: weight
 
 
@@ -211,8 +212,10 @@ class Client(threading.Thread):
         numbers = [next(self._numbers) for _ in range(self._rng.randint(1 + most // 2, most))]
         items: list[dict[str, Any]]
         if is_local:
-            refused = self._rng.random() < 0.1
-            items = [{"text": f"{REFUSED if refused and n % 3 == 0 else ''}{n}", "client_ref": str(n)} for n in numbers]
+            prefix = self._rng.choices(["", REFUSED, SLOW], [6, 1, 3])[0]
+            if prefix == SLOW:
+                del numbers[MOST_SLOW:]
+            items = [{"text": f"{prefix if n % 3 else ''}{n}", "client_ref": str(n)} for n in numbers]
         else:
             items = [{"color": n, "client_ref": str(n)} for n in numbers]
         body: dict[str, Any] = {"input": items, "metadata": {"client": self.name}}

@@ -130,7 +130,7 @@ def _make_customer(callbacks: Callbacks) -> Customer:
 
 def _make_models(house: House) -> dict[str, str]:
     """One of a local function, one of two servers. Returns their paths."""
-    local = make_provider(config={"modules": ["tests.faults.functions"]}, claim_size=10, run_timeout=RUN_TIMEOUT)
+    local = make_provider(config={"modules": ["tests.faults.functions"]}, claim_size=4, run_timeout=RUN_TIMEOUT)
     text = {"name": "text", "variable_type_code": "string", "is_required": True}
     model = make_model(provider=local, inputs=[text], is_template_backed=False)
     _link(

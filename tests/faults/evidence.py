@@ -133,7 +133,7 @@ class RecordRow:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """Something that ran: `event` is begun or done. `server` and `prompt_id` of those at a model server."""
+    """Something that ran: `event` is begun or done. `server` and `prompt_id` of those at a model server, else `pid`."""
 
     event: str
     run_id: str
@@ -141,6 +141,8 @@ class Execution:
     at: float
     server: str = ""
     prompt_id: str = ""
+    pid: int = 0
+    is_slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +193,8 @@ def read_rows(evidence: Evidence, *, database_url: str, media: Path) -> None:
             evidence.files[row["id"]] = path.read_bytes() if path.is_file() else None
 
 
-def read_executions(path: Path) -> Iterator[Execution]:
-    """What a record says; nothing where there is none."""
+def read_executions(path: Path, *, newest: int = 0) -> Iterator[Execution]:
+    """What a record says, or only the newest so many lines; nothing where there is none."""
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text().splitlines()[-newest:]:
             yield Execution(**json.loads(line))

@@ -14,25 +14,29 @@ from providers.local.functions import Context, Refused, local_function
 RECORD = "DRILL_EXECUTIONS"
 # An input that begins so is refused, always: the one way in which a local run of the drill may fail.
 REFUSED = "no "
+# One that begins so takes as many times longer: a worker that stood still meets the next attempt at work.
+SLOW, SLOWER = "slow ", 20
 _STEP = 0.02
 
 
 @local_function("drill")
 def drill(context: Context, *, text: str, seconds: float) -> tuple[Artifact, ...]:
     """Give `text` back after `seconds`."""
-    _write_down("begun", context)
-    until = time.monotonic() + seconds
+    is_slow = text.startswith(SLOW)
+    _write_down("begun", context, is_slow)
+    until = time.monotonic() + seconds * (SLOWER if is_slow else 1)
     while time.monotonic() < until:
         context.stop_if_asked()
         time.sleep(_STEP)
     if text.startswith(REFUSED):
         raise Refused("The drill refuses this input.")
-    _write_down("done", context)
+    _write_down("done", context, is_slow)
     return (Artifact(text.encode(), "text/plain", "text", "txt"),)
 
 
-def _write_down(event: str, context: Context) -> None:
-    append(os.environ[RECORD], event=event, run_id=context.run_id, attempt=context.attempt)
+def _write_down(event: str, context: Context, is_slow: bool) -> None:
+    told = {"run_id": context.run_id, "attempt": context.attempt, "pid": os.getpid(), "is_slow": is_slow}
+    append(os.environ[RECORD], event=event, **told)
 
 
 def append(path: str, **line: Any) -> None:

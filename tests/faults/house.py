@@ -18,11 +18,14 @@ from runflow.stack.postgres import start_postgres
 from runflow.stack.server import Server, free_port
 from runflow.stack.session import Child, Session, StackError
 from runflow.stack.valkey import start_valkey
+from tests.faults.evidence import read_executions
 from tests.faults.functions import RECORD
 
 START_SECONDS = 60.0
 # Seconds. Who lost its main process and works on for longer is killed.
 ORPHAN_SECONDS = 20.0
+# Looked at: what began within so many seconds, in the last so many executions.
+_SLOW_SECONDS, _NEWEST = 1.0, 200
 STOP = ((signal.SIGTERM, 10.0),)
 WORKERS = ("worker1", "worker2")
 IO_WORKERS = ("io1", "io2")
@@ -166,6 +169,16 @@ class House:
     def go_on(self, name: str) -> None:
         self._signal(name, signal.SIGCONT)
         self._stopped.discard(name)
+
+    def is_at_slow_work(self, name: str) -> bool:
+        """Whether a worker has just begun with a slow run."""
+        mine, slow = _members(self.children[name].process.pid), set()
+        for each in read_executions(self.executions, newest=_NEWEST):
+            if each.event == "begun" and each.is_slow and each.pid in mine and time.time() - each.at < _SLOW_SECONDS:
+                slow.add((each.run_id, each.attempt))
+            else:
+                slow.discard((each.run_id, each.attempt))
+        return bool(slow)
 
     def tell(self, name: str, mood: str) -> None:
         """Give a model server another mood. One that is dead does not hear it."""

@@ -16,7 +16,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     "kill": (("web", "worker1", "worker2", "io1", "io2", "beat"), (0.3, 3.0)),
     "kill main process": (("web", "worker1", "worker2"), (0.3, 2.0)),
     "kill a child": (("web", "worker1", "worker2"), (0.0, 0.0)),
-    "stop": (("worker1", "worker2", "io1", "io2"), (4.0, 6.0)),
+    "stop": (("worker1", "worker2", "io1", "io2"), (3.5, 6.5)),
     "stop briefly": (("web", "beat", "valkey", "model1", "model2"), (1.0, 4.0)),
     "flush": (("valkey",), (0.0, 0.0)),
     "flush for a while": (("valkey",), (2.5, 3.5)),

@@ -73,6 +73,8 @@ def healthy() -> Evidence:
             Execution("begun", "r1", 1, at(1).timestamp()),
             Execution("begun", "r2", 1, at(1).timestamp()),
             Execution("begun", "r2", 2, at(4).timestamp()),
+            Execution("done", "r1", 1, at(1.5).timestamp()),
+            Execution("done", "r2", 2, at(4.5).timestamp()),
         ],
         jobs=[Execution("done", "r3", 1, at(1.5).timestamp(), "model1", "p1")],
         receipts=[Receipt("d", PAYLOAD, is_genuine=True, answered=status) for status in (500, 204)],
@@ -154,6 +156,7 @@ LOCAL_ENDS = "local runs end as their input says, unless somebody canceled them"
 SERVERS_FAIL = "runs at servers fail only while their server misbehaves"
 CANCELED = "nothing is canceled that nobody wanted canceled"
 OUTPUTS = "what succeeded has its output, with the right content"
+DONE = "what succeeded had been done before, by the attempt that counts"
 ATTEMPTS = "no attempt of a local run was executed twice"
 GIVEN_BACK = "local runs were given back only where a worker or the database was hit"
 LOCAL_AGAIN = "local runs were done again only after their lease was lost"
@@ -191,6 +194,10 @@ ALIVE = "no process ended that was not killed"
         (put_file("asset-r1", b"r2"), {OUTPUTS}),
         (edit("runs", 0, output=None), {OUTPUTS}),
         (add("executions", Execution("begun", "r1", 1, at(2).timestamp())), {ATTEMPTS}),
+        (drop("executions", 3), {DONE}),
+        (edit("executions", 4, attempt=1), {DONE}),
+        (edit("executions", 4, at=at(5.5).timestamp()), {DONE}),
+        (drop("jobs", 0), {DONE}),
         (edit("executions", 2, at=at(1).timestamp()), {LOCAL_AGAIN}),
         (edit("windows", 0, target="io1"), {GIVEN_BACK}),
         (edit("windows", 0, begin=at(9).timestamp(), end=at(10).timestamp()), {GIVEN_BACK}),
