@@ -14,13 +14,13 @@ from typing import Any
 
 import httpx
 
-from tests.faults.functions import REFUSED, SLOW
+from tests.faults.functions import REFUSED
 
 # A client lets so many of its batches be open, then it only looks after them.
 MOST_OPEN = 4
 # Seconds that an answer may take, and that a request is repeated for once the faults are over.
 TIMEOUT, LONGEST_REPEATING = 5.0, 90.0
-MOST_SLOW = 6  # in a batch
+MOST_SLOW = 2  # in a batch
 SIZES = {1: 2, 8: 4, 30: 2, 100: 1}  # at most: weight
 
 
@@ -84,7 +84,7 @@ class Client(threading.Thread):
         ledger: Ledger,
         is_over: threading.Event,
     ) -> None:
-        """`models` are the paths of the local one and of the one at servers."""
+        """`models` are the paths of the local one, of the slow one, and of the one at servers."""
         super().__init__(name=f"client-{number}", daemon=True)
         self._rng = random.Random(f"{seed}-{number}")
         self._customer = customer
@@ -207,21 +207,22 @@ class Client(threading.Thread):
     # --- Sending ---
 
     def _batch(self) -> tuple[str, dict[str, Any], bool]:
-        is_local = self._rng.random() < 0.6
+        kind = self._rng.choices(["local", "slow", "servers"], [9, 2, 7])[0]
+        is_local = kind != "servers"
         most = self._rng.choices(list(SIZES), list(SIZES.values()))[0]
         numbers = [next(self._numbers) for _ in range(self._rng.randint(1 + most // 2, most))]
+        if kind == "slow":
+            del numbers[MOST_SLOW:]
         items: list[dict[str, Any]]
         if is_local:
-            prefix = self._rng.choices(["", REFUSED, SLOW], [6, 1, 3])[0]
-            if prefix == SLOW:
-                del numbers[MOST_SLOW:]
+            prefix = self._rng.choices(["", REFUSED], [9, 1])[0]
             items = [{"text": f"{prefix if n % 3 else ''}{n}", "client_ref": str(n)} for n in numbers]
         else:
             items = [{"color": n, "client_ref": str(n)} for n in numbers]
         body: dict[str, Any] = {"input": items, "metadata": {"client": self.name}}
         if self._rng.random() < 0.7:
             body["callback_url"] = self._customer.callback_url
-        return f"/v1/models/{self._models['local' if is_local else 'servers']}/batches", body, is_local
+        return f"/v1/models/{self._models[kind]}/batches", body, is_local
 
     def _accept(
         self, subject: str, path: str, body: dict[str, Any], key: str, answer: httpx.Response, is_local: bool

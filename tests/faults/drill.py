@@ -28,8 +28,8 @@ from tests.faults.receiver import Callbacks
 from tests.faults.recovery import Eyes, Recoveries
 
 CLIENTS = 6
-# Seconds that a local run takes, and that a run at a server may take. The latter is longer than any hang.
-LOCAL_SECONDS, RUN_TIMEOUT = 0.05, 30
+# Seconds that a local run takes, that a slow one takes, and that one at a server may take: longer than any hang.
+LOCAL_SECONDS, SLOW_SECONDS, RUN_TIMEOUT = 0.05, 2.0, 30
 
 
 @dataclass(slots=True)
@@ -129,13 +129,11 @@ def _make_customer(callbacks: Callbacks) -> Customer:
 
 
 def _make_models(house: House) -> dict[str, str]:
-    """One of a local function, one of two servers. Returns their paths."""
-    local = make_provider(config={"modules": ["tests.faults.functions"]}, claim_size=4, run_timeout=RUN_TIMEOUT)
-    text = {"name": "text", "variable_type_code": "string", "is_required": True}
-    model = make_model(provider=local, inputs=[text], is_template_backed=False)
-    _link(
-        model, {"function": "drill", "arguments": {"text": None, "seconds": LOCAL_SECONDS}}, "text", "/arguments/text"
-    )
+    """Two of a local function, one of two servers. Returns their paths.
+
+    The slow one has a provider, and so a queue, of its own: what a worker lost is done again at once, before that one is back.
+    """
+    local, slow = (_make_local_model(seconds) for seconds in (LOCAL_SECONDS, SLOW_SECONDS))
     servers = make_provider(adapter_code="comfyui", config={"timeout": 2}, run_timeout=RUN_TIMEOUT)
     for name in MODEL_SERVERS:
         url = f"http://127.0.0.1:{house.ports[name]}"
@@ -143,7 +141,15 @@ def _make_models(house: House) -> dict[str, str]:
     at_servers = make_model(provider=servers, inputs=(), is_template_backed=False)
     ModelInput.objects.create(model=at_servers, name="color", variable_type_code="integer", is_required=True)
     _link(at_servers, GRAPH, "color", "/1/inputs/color")
-    return {"local": str(model), "servers": str(at_servers)}
+    return {"local": str(local), "slow": str(slow), "servers": str(at_servers)}
+
+
+def _make_local_model(seconds: float) -> Model:
+    provider = make_provider(config={"modules": ["tests.faults.functions"]}, claim_size=4, run_timeout=RUN_TIMEOUT)
+    text = {"name": "text", "variable_type_code": "string", "is_required": True}
+    model = make_model(provider=provider, inputs=[text], is_template_backed=False)
+    _link(model, {"function": "drill", "arguments": {"text": None, "seconds": seconds}}, "text", "/arguments/text")
+    return model
 
 
 def _link(model: Model, body: object, name: str, target: str) -> None:

@@ -14,17 +14,17 @@ from providers.local.functions import Context, Refused, local_function
 RECORD = "DRILL_EXECUTIONS"
 # An input that begins so is refused, always: the one way in which a local run of the drill may fail.
 REFUSED = "no "
-# One that begins so takes as many times longer: a worker that stood still meets the next attempt at work.
-SLOW, SLOWER = "slow ", 20
+# Seconds from which on a run is slow: a worker that stood still in one meets the next attempt at work.
+SLOW = 1.0
 _STEP = 0.02
 
 
 @local_function("drill")
 def drill(context: Context, *, text: str, seconds: float) -> tuple[Artifact, ...]:
     """Give `text` back after `seconds`."""
-    is_slow = text.startswith(SLOW)
+    is_slow = seconds >= SLOW
     _write_down("begun", context, is_slow)
-    until = time.monotonic() + seconds * (SLOWER if is_slow else 1)
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         context.stop_if_asked()
         time.sleep(_STEP)
