@@ -62,7 +62,6 @@ PARAMETERS: Mapping[str, Json] = {
         "in": "header",
         "description": "However often it is sent, the request happens once. 1 to 255 visible ASCII characters; kept 24 hours.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$", "maxLength": 255},
-        "example": "order-1001",
     },
     "OrganizationId": {
         "name": "X-Organization-Id",
