@@ -11,14 +11,14 @@ from django.db.models.functions import Coalesce
 from django.db.models.lookups import GreaterThan
 
 from batches.api.serializers import BATCH_MEMBERS, ITEM_MEMBERS, RUN_MEMBERS
-from batches.models import Batch, BatchItem, BatchStatus, Run, RunStatus, Source
+from batches.models import LISTED, LIVE, Batch, BatchItem, BatchStatus, Run, RunStatus, Source
 from batches.services import MAX_ITEMS
 from models_registry.models import Model
 from runflow.lib import filtering, ordering
 from runflow.lib.filtering import Condition
 from runflow.lib.json_index import owned_json_contains
 from runflow.lib.lists import Listing
-from runflow.lib.search import Filterable, look_up_by_column
+from runflow.lib.search import Filterable, Index, look_up_by_column
 
 NOBODY = UUID(int=0)
 
@@ -78,11 +78,9 @@ def _runs_with(runs: QuerySet[Run], embeds: Collection[str]) -> QuerySet[Run]:
     return runs if "input" in embeds else runs.defer("input")
 
 
-_CREATED = {"created_at": ordering.TIME, "completed_at": ordering.NULLABLE_TIME}
-_INDEXES = {
-    "created_at": ((), ("status_code",), ("model_id", "status_code")),
-    "completed_at": (("status_code",),),
-}
+def _look_up_live(_: Filterable, condition: Condition, __: Any) -> Q | None:
+    return Q(status_code=condition.value) if condition.operator == filtering.EQ and condition.value in LIVE else None
+
 
 BATCHES = Listing[Batch](
     name="batches",
@@ -106,9 +104,12 @@ BATCHES = Listing[Batch](
         "created_at": Filterable(kind=filtering.TIME, column="created_at"),
         "completed_at": Filterable(kind=filtering.TIME, column="completed_at"),
     },
-    sortable=_CREATED,
+    sortable={"created_at": ordering.TIME, "completed_at": ordering.NULLABLE_TIME},
     default_sort="created_at:desc",
-    indexes=_INDEXES,
+    indexes={
+        "created_at": (Index(), Index(("status_code",)), Index(("model_id", "status_code"))),
+        "completed_at": (Index(("status_code",)),),
+    },
     members=BATCH_MEMBERS,
     embeddable=("items", "input", "output"),
     prepare=_batches_with,
@@ -118,7 +119,9 @@ RUNS = Listing[Run](
     name="runs",
     filterable={
         "id": Filterable(kind=filtering.ID, column="id", look_up=look_up_by_column, most=1),
-        "status_code": Filterable(kind=filtering.code(tuple(RunStatus.values)), column="status_code"),
+        "status_code": Filterable(
+            kind=filtering.code(tuple(RunStatus.values)), column="status_code", look_up=_look_up_live
+        ),
         "source_code": Filterable(kind=filtering.code(tuple(Source.values)), column="source_code"),
         "model_id": Filterable(kind=filtering.ID, column="model_id"),
         "model": Filterable(kind=filtering.TEXT, column="model_id", to_q=_of_model, note="`owner/slug`"),
@@ -135,9 +138,12 @@ RUNS = Listing[Run](
         "created_at": Filterable(kind=filtering.TIME, column="created_at"),
         "completed_at": Filterable(kind=filtering.TIME, column="completed_at"),
     },
-    sortable=_CREATED,
+    sortable={"created_at": ordering.TIME, "completed_at": ordering.TIME_THAT_IS_THERE},
     default_sort="created_at:desc",
-    indexes=_INDEXES,
+    indexes={
+        "created_at": (Index(), Index(("status_code",), holds=tuple(LISTED))),
+        "completed_at": (Index(),),
+    },
     members=RUN_MEMBERS,
     embeddable=("input",),
     prepare=_runs_with,
@@ -153,7 +159,7 @@ ITEMS = Listing[BatchItem](
     },
     sortable={"sequence_index": ordering.WHOLE, "created_at": ordering.TIME},
     default_sort="sequence_index:asc",
-    indexes={"sequence_index": ((),)},
+    indexes={"sequence_index": (Index(),)},
     members=ITEM_MEMBERS,
     prepare=lambda items, _: items.select_related("run"),
     is_short=True,
@@ -172,7 +178,7 @@ ITEMS_OF_ANY = Listing[Run](
     },
     sortable={"created_at": ordering.TIME},
     default_sort="created_at:desc",
-    indexes=_INDEXES,
+    indexes={"created_at": RUNS.indexes["created_at"]},
     members=ITEM_MEMBERS,
     embeddable=("input",),
     prepare=lambda runs, embeds: _runs_with(runs.select_related("item"), embeds),

@@ -47,15 +47,20 @@ def _text(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sortable:
-    """A member that a list may be sorted by. `column` "": as the member. `parse`: a value from a cursor, or ValueError."""
+    """A member that a list may be sorted by. `column` "": as the member. `parse`: a value from a cursor, or ValueError.
+
+    `leaves_out_null`: sorted by it, the list holds only the rows that have it, and so does the index.
+    """
 
     parse: Callable[[object], Any]
     column: str = ""
     is_nullable: bool = False
+    leaves_out_null: bool = False
 
 
 TIME = Sortable(_time)
 NULLABLE_TIME = Sortable(_time, is_nullable=True)
+TIME_THAT_IS_THERE = Sortable(_time, leaves_out_null=True)
 WHOLE = Sortable(_whole)
 TEXT = Sortable(_text)
 
@@ -66,6 +71,7 @@ class Term:
     column: str
     is_descending: bool
     is_nullable: bool
+    leaves_out_null: bool
     parse: Callable[[object], Any]
 
 
@@ -105,6 +111,11 @@ class Ordering:
     def is_simple(self) -> bool:
         """One column that is never null: any stretch of the list is one range of an index."""
         return len(self.terms) == 1 and not self.terms[0].is_nullable
+
+    @property
+    def condition(self) -> Q:
+        """Which rows the list holds in this order."""
+        return Q(**{f"{term.column}__isnull": False for term in self.terms if term.leaves_out_null})
 
     def order_by(self, *, is_backwards: bool = False, is_opaque: bool = False) -> list[Any]:
         """Arguments for a queryset's order_by()."""
@@ -200,7 +211,16 @@ def parse(text: str, sortable: Mapping[str, Sortable], mark: str) -> Ordering:
         if len(terms) == MAX_TERMS:
             raise _bad_sort(f"Sort by at most {MAX_TERMS} members.", "too_long")
         found = sortable[member]
-        terms.append(Term(member, found.column or member, direction.lower() == "desc", found.is_nullable, found.parse))
+        terms.append(
+            Term(
+                member=member,
+                column=found.column or member,
+                is_descending=direction.lower() == "desc",
+                is_nullable=found.is_nullable,
+                leaves_out_null=found.leaves_out_null,
+                parse=found.parse,
+            )
+        )
     return Ordering(mark, terms)
 
 

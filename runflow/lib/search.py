@@ -13,7 +13,7 @@ So no statement reads more than about LOOKED_AT rows, and none scans a table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Generic, TypeVar
 
@@ -45,13 +45,13 @@ class Filterable:
 
     `to_q` makes the condition, without its negation, which is the complement: a row whose value is null meets it.
     `look_up`, if an index finds the rows that have a value: the condition in the form that the index knows, given what the
-    list is tied to. `most`: no more rows than this have one value, so nobody has to ask.
+    list is tied to, or None if it knows not this one. `most`: no more rows than this have one value, so nobody has to ask.
     """
 
     kind: Kind
     column: str = ""
     to_q: Callable[[Filterable, Condition], Q] = _by_column
-    look_up: Callable[[Filterable, Condition, Any], Q] | None = None
+    look_up: Callable[[Filterable, Condition, Any], Q | None] | None = None
     most: int | None = None
     note: str = ""
 
@@ -68,17 +68,28 @@ def look_up_by_column(filterable: Filterable, condition: Condition, _: Any) -> Q
     return _by_column(filterable, condition)
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index of the column that ties a list to its owner, then of these, then of one to sort by, then of the id.
+
+    `holds`: if it is a partial one, the codes of its first column that it has the rows of.
+    """
+
+    columns: tuple[str, ...] = ()
+    holds: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Searchable:
     """What a list may be filtered and sorted by.
 
-    `indexes`: for a column to sort by, the columns that may be fixed before it, index by index; they lie behind the column
-    that ties the list to its owner. `is_short`: a list of a few hundred rows at most, which needs none to be filtered.
+    `indexes`: those that there are for a column to sort by. `is_short`: a list of a few hundred rows at most, which needs
+    none to be filtered.
     """
 
     filterable: Mapping[str, Filterable] = field(default_factory=dict)
     sortable: Mapping[str, Sortable]
-    indexes: Mapping[str, Sequence[tuple[str, ...]]] = field(default_factory=dict)
+    indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
     is_short: bool = False
 
 
@@ -97,11 +108,12 @@ class Search(Generic[M]):
         self, listing: Searchable, queryset: QuerySet[M], order: Ordering, *, tied_to: Any, only: Q | None
     ) -> None:
         self.listing = listing
-        self.queryset = queryset
+        self.queryset = queryset.filter(order.condition)
         self.only = only
         self.order = order
         self.tied_to = tied_to
         self.indexes = listing.indexes.get(order.leading, ())
+        self.is_walkable = _is_walkable(self.indexes)
 
     def rows(
         self,
@@ -114,7 +126,7 @@ class Search(Generic[M]):
     ) -> tuple[list[M], Key | None]:
         """So many rows beyond the key, and where a walk along the list stopped short of them."""
         beyond = self.order.beyond(key, is_backwards=is_backwards) if key is not None else [Q()]
-        branches = _branches(node) if node is not None else [[]]
+        branches = self._branches(node) if node is not None else [[]]
         ways = self._ways(branches, node) if branches is not None else None
         queryset, stopped_at = self.queryset.filter(self.only or Q()), None
         if ways is None or len(ways) * len(beyond) > MAX_WALKS:
@@ -147,14 +159,14 @@ class Search(Generic[M]):
 
     def _ways(self, branches: list[list[Condition]], node: Node | None) -> list[_Way] | None:
         """One or several for each branch of an OR; None if one of them has to walk."""
-        if self.listing.is_short and (node is not None or () not in self.indexes):
+        if self.listing.is_short and (node is not None or not self.is_walkable):
             return [_Way(self._q(node) if node is not None else Q(), is_sorted=True)]
         found: list[_Way] = []
         few = self._few(branches)
         for branch in branches:
             if looked_up := next((each for each in branch if each in few), None):
                 rest = [self._q(each) for each in branch if each is not looked_up]
-                found.append(_Way(_all([self._look_up(looked_up), *rest]), is_sorted=True))
+                found.append(_Way(_all([self._look_up(looked_up) or Q(), *rest]), is_sorted=True))
                 continue
             conditions = self._along_an_index(branch) if self.only is None else None
             if conditions is None:
@@ -168,13 +180,14 @@ class Search(Generic[M]):
         """The conditions that few rows meet and that an index finds. One statement asks about all that may be."""
         known, asked = set(), {}
         for condition in (each for branch in branches for each in branch):
-            filterable = self.listing.filterable[condition.member]
-            if condition.is_negated or filterable.look_up is None or condition.operator not in ("EQ", "IN"):
+            look_up = self._look_up(condition)
+            if look_up is None:
                 continue
-            if filterable.most is not None and filterable.most * _values(condition) <= FEW:
+            most = self.listing.filterable[condition.member].most
+            if most is not None and most * len(condition.one_by_one()) <= FEW:
                 known.add(condition)
             else:
-                asked[condition] = self.queryset.filter(self._look_up(condition)).order_by().values("pk")[: FEW + 1]
+                asked[condition] = self.queryset.filter(look_up).order_by().values("pk")[: FEW + 1]
         # Who has found the rows of every branch need not ask.
         if not asked or all(known.intersection(branch) for branch in branches):
             return known
@@ -186,44 +199,69 @@ class Search(Generic[M]):
         fixed, ranges, rest = self._sorted_out(branch)
         if rest:
             return None
-        for columns in sorted(self.indexes, key=len):
-            open_ = [column for column in columns if column not in fixed]
-            if set(fixed) <= set(columns) and all(self._codes(column) for column in open_):
-                values = [
-                    fixed.get(column) or [Q(**{column: code}) for code in self._codes(column)] for column in columns
-                ]
-                return [_all([*ranges, *choice]) for choice in product(*values)]
+        for index in sorted(self.indexes, key=lambda each: len(each.columns)):
+            values = [fixed[each] if each in fixed else self._codes(each) for each in index.columns]
+            if set(fixed) <= set(index.columns) and all(each is not None for each in values) and _holds(index, values):
+                choices = product(*((each or {}).values() for each in values))
+                return [_all([*ranges, *choice]) for choice in choices]
         return None
 
-    def _sorted_out(self, branch: Sequence[Condition]) -> tuple[dict[str, list[Q]], list[Q], list[Condition]]:
+    def _sorted_out(self, branch: Sequence[Condition]) -> tuple[dict[str, dict[str, Q]], list[Q], list[Condition]]:
         """Of a branch: by column the values that an index may begin with, the range in the order, and what is neither."""
-        indexed = {column for columns in self.indexes for column in columns}
-        fixed: dict[str, list[Q]] = {}
+        indexed = {column for index in self.indexes for column in index.columns}
+        fixed: dict[str, dict[str, Q]] = {}
         ranges, rest = [], []
-        codes: dict[str, set[str]] = {}
         for each in branch:
             filterable = self.listing.filterable[each.member]
             column = filterable.column
-            if filterable.kind.codes and column in indexed:
-                given = set(each.value if each.operator == "IN" else [each.value])
-                if each.is_negated:
-                    given = set(filterable.kind.codes) - given
-                codes[column] = codes.get(column, given) & given
+            if column in indexed and filterable.kind.codes:
+                given = {code: Q(**{column: code}) for code in self._meant(each)}
+                fixed[column] = {code: q for code, q in given.items() if code in fixed.get(column, given)}
             elif column in indexed and not each.is_negated and column not in fixed:
-                fixed[column] = [filterable.q(one) for one in each.one_by_one()]
+                fixed[column] = {str(one.value): filterable.q(one) for one in each.one_by_one()}
             elif column == self.order.leading and not each.is_negated and each.operator != "IN":
                 ranges.append(filterable.q(each))
             elif column == self.order.leading and self.order.is_simple and each.has_opposite:
                 ranges.append(filterable.q(each.opposite()))
             else:
                 rest.append(each)
-        for column, values in codes.items():
-            fixed[column] = [Q(**{column: value}) for value in sorted(values)] or [Q(pk__in=[])]
         return fixed, ranges, rest
 
-    def _codes(self, column: str) -> tuple[str, ...]:
+    def _codes(self, column: str) -> dict[str, Q] | None:
         """All values that a column may have, if they are few."""
-        return next((each.kind.codes for each in self.listing.filterable.values() if each.column == column), ())
+        codes = next((each.kind.codes for each in self.listing.filterable.values() if each.column == column), ())
+        return {code: Q(**{column: code}) for code in codes} or None
+
+    def _meant(self, condition: Condition) -> list[str]:
+        """The codes that meet a condition on one."""
+        given = {each.value for each in condition.one_by_one()}
+        return [
+            code
+            for code in self.listing.filterable[condition.member].kind.codes
+            if (code in given) != condition.is_negated
+        ]
+
+    def _branches(self, node: Node) -> list[list[Condition]] | None:
+        """The filter as an OR of ANDs, code by code; None if that has too many parts."""
+        if isinstance(node, Condition):
+            filterable = self.listing.filterable[node.member]
+            # Each may have a way of its own. Where none has, there would be as many walks.
+            if not filterable.kind.codes or not any(filterable.column in index.columns for index in self.indexes):
+                return [[node]]
+            return [[replace(node, operator="EQ", value=code, is_negated=False)] for code in self._meant(node)]
+        parts = [self._branches(part) for part in node.parts]
+        if any(part is None for part in parts):
+            return None
+        known = [part for part in parts if part is not None]
+        if isinstance(node, filtering.Either):
+            branches = [branch for part in known for branch in part]
+        else:
+            branches = [[]]
+            for part in known:
+                branches = [[*one, *other] for one in branches for other in part]
+                if len(branches) > MAX_WALKS:
+                    return None
+        return branches if len(branches) <= MAX_WALKS else None
 
     # --- Walking ------------------------------------------------------------------------------------------------------
 
@@ -231,7 +269,7 @@ class Search(Generic[M]):
         self, node: Node | None, branches: list[list[Condition]] | None, beyond: list[Q], *, is_backwards: bool
     ) -> tuple[Q, Key | None]:
         """The whole filter, for the next LOOKED_AT rows; and the last of those, if there are more."""
-        if not self.order.is_simple or () not in self.indexes:
+        if not self.order.is_simple or not self.is_walkable:
             assert node is not None  # noqa: S101 without a filter a list can be walked along in every order it offers
             rest = [
                 each
@@ -242,7 +280,7 @@ class Search(Generic[M]):
             simple = [
                 name
                 for name, each in self.listing.sortable.items()
-                if () in self.listing.indexes.get(each.column or name, ())
+                if not each.is_nullable and _is_walkable(self.listing.indexes.get(each.column or name, ()))
             ]
             raise filtering.bad_filter(
                 "not_allowed",
@@ -265,9 +303,12 @@ class Search(Generic[M]):
             return Q()
         shared = [each for each in branches[0] if all(each in branch for branch in branches)]
         fixed, ranges, _ = self._sorted_out(shared)
-        single = {column: values[0] for column, values in fixed.items() if len(values) == 1}
-        best = max((columns for columns in self.indexes if set(columns) <= set(single)), key=len, default=())
-        return _all([*ranges, *(single[column] for column in best)])
+        best: list[Q] = []
+        for index in self.indexes:
+            values = [fixed.get(column, {}) for column in index.columns]
+            if all(len(each) == 1 for each in values) and _holds(index, values) and len(values) > len(best):
+                best = [q for each in values for q in each.values()]
+        return _all([*ranges, *best])
 
     # --- Conditions ---------------------------------------------------------------------------------------------------
 
@@ -277,33 +318,20 @@ class Search(Generic[M]):
         parts = [self._q(part) for part in node.parts]
         return _all(parts) if isinstance(node, filtering.All) else _any(parts)
 
-    def _look_up(self, condition: Condition) -> Q:
+    def _look_up(self, condition: Condition) -> Q | None:
+        """The condition as an index finds it; None if none does."""
         filterable = self.listing.filterable[condition.member]
-        assert filterable.look_up is not None  # noqa: S101 _few has seen to it
+        if condition.is_negated or filterable.look_up is None or condition.operator not in ("EQ", "IN"):
+            return None
         return filterable.look_up(filterable, condition, self.tied_to)
 
 
-def _branches(node: Node) -> list[list[Condition]] | None:
-    """The filter as an OR of ANDs; None if that has too many parts."""
-    if isinstance(node, Condition):
-        return [[node]]
-    parts = [_branches(part) for part in node.parts]
-    if any(part is None for part in parts):
-        return None
-    known = [part for part in parts if part is not None]
-    if isinstance(node, filtering.Either):
-        branches = [branch for part in known for branch in part]
-    else:
-        branches = [[]]
-        for part in known:
-            if len(branches) * len(part) > MAX_WALKS:
-                return None
-            branches = [[*one, *other] for one in branches for other in part]
-    return branches if len(branches) <= MAX_WALKS else None
+def _is_walkable(indexes: Sequence[Index]) -> bool:
+    return any(not index.columns for index in indexes)
 
 
-def _values(condition: Condition) -> int:
-    return len(condition.value) if condition.operator == "IN" else 1
+def _holds(index: Index, values: Sequence[Mapping[str, Q] | None]) -> bool:
+    return index.holds is None or set(values[0] or ()) <= set(index.holds)
 
 
 def _counts(querysets: Sequence[QuerySet[Any, Any]]) -> tuple[int, ...]:

@@ -150,7 +150,8 @@ def test_a_page_in_the_middle_costs_no_more_and_walking_back_neither(
         ("batches?limit=100", 2),
         ("batches?limit=100&embed=items,input,output", 2),
         ("batches?limit=100&q=status_code:queued OR status_code:failed&sort_by=completed_at", 2),
-        ("runs?limit=100&q=model:testing/x OR status_code:queued", 2),
+        ("runs?limit=100&q=status_code:failed OR status_code:queued", 2),
+        ("runs?limit=100&q=model:testing/x OR status_code:queued", 3),
         ("batches?limit=100&q=client_ref:a", 3),  # how many rows have it?
         ("runs?limit=100&q=client_ref:a OR metadata.a:1 OR status_code:queued", 3),
         ("batches?limit=100&q=source_code:api", 3),  # where does the walk end?

@@ -24,7 +24,7 @@ MOST_GROWTH = 1.25
 # Rows that one node of a plan may read: LOOKED_AT, and a little.
 MOST_ROWS = 21_000
 
-Case = tuple[str, str, str]  # filter, order, how its rows are found
+Case = tuple[str, str]  # filter, order
 
 
 def cases(model: Model) -> dict[str, list[Case]]:
@@ -33,44 +33,44 @@ def cases(model: Model) -> dict[str, list[Case]]:
     found: dict[str, list[Case]] = {}
     for name in ("batches", "runs"):
         found[name] = [
-            ("", "", "index"),
-            ("", "created_at:asc", "index"),
-            ("", "completed_at:desc", "index"),
-            ("", "completed_at:asc", "index"),
-            ("", "created_at:desc,completed_at:asc", "index"),
-            ("status_code:succeeded", "", "index"),
-            ("status_code:failed", "", "index"),
-            ("status_code:queued", "", "index"),
-            ("NOT status_code:succeeded", "", "index"),
-            ("status_code:failed OR status_code:canceled", "completed_at:desc", "index"),
-            (own[name], "", "index"),
-            (f"model:{model}", "created_at:asc", "index"),
-            ("model:no/such", "", "index"),
-            (f"{own[name]} AND status_code:failed", "", "index"),
-            ("created_at>2026-04-01", "", "index"),
-            ("created_at>2026-04-01 AND created_at<2026-04-02", "created_at:asc", "index"),
-            ("completed_at>2026-04-01", "", "index"),
-            ("status_code:failed AND completed_at>2026-04-01", "", "index"),
-            (f"id:{one.pk}", "", "look up"),
-            (f"id:{one.pk}", "completed_at:asc", "look up"),
-            ("client_ref:sku-501", "", "look up"),
-            ("client_ref.IN:(sku-501,sku-503)", "completed_at:desc", "look up"),
-            ("client_ref:nobody", "", "look up"),
-            ("metadata.n:501", "", "look up"),
-            ("metadata.n:501 AND status_code:succeeded", "completed_at:desc", "look up"),
-            ("metadata.n:501 OR status_code:failed", "", "look up"),
-            ("metadata.n:0", "", "look up"),
-            (f"replay_of:{one.pk}", "", "look up"),
-            ("client_ref:same", "", "walk"),
-            ("metadata.env:prod", "", "walk"),
-            ("metadata.env:prod AND status_code:failed", "", "walk"),
-            ("source_code:replay", "", "walk"),
-            ("source_code:admin", "", "walk"),
-            ("NOT metadata.env:prod", "", "walk"),
-            ("created_at<2026-04-01 AND completed_at>2026-06-01", "", "walk"),
-            ("status_code:failed AND NOT client_ref:same", "", "walk"),
+            ("", ""),
+            ("", "created_at:asc"),
+            ("", "completed_at:desc"),
+            ("", "completed_at:asc"),
+            ("", "created_at:desc,completed_at:asc"),
+            ("status_code:succeeded", ""),
+            ("status_code:failed", ""),
+            ("status_code:queued", ""),
+            ("NOT status_code:succeeded", ""),
+            ("status_code:failed OR status_code:canceled", "completed_at:desc"),
+            (own[name], ""),
+            (f"model:{model}", "created_at:asc"),
+            ("model:no/such", ""),
+            (f"{own[name]} AND status_code:failed", ""),
+            ("created_at>2026-04-01", ""),
+            ("created_at>2026-04-01 AND created_at<2026-04-02", "created_at:asc"),
+            ("completed_at>2026-04-01", ""),
+            ("status_code:failed AND completed_at>2026-04-01", ""),
+            (f"id:{one.pk}", ""),
+            (f"id:{one.pk}", "completed_at:asc"),
+            ("client_ref:sku-501", ""),
+            ("client_ref.IN:(sku-501,sku-503)", "completed_at:desc"),
+            ("client_ref:nobody", ""),
+            ("metadata.n:501", ""),
+            ("metadata.n:501 AND status_code:succeeded", "completed_at:desc"),
+            ("metadata.n:501 OR status_code:failed", ""),
+            ("metadata.n:0", ""),
+            (f"replay_of:{one.pk}", ""),
+            ("client_ref:same", ""),
+            ("metadata.env:prod", ""),
+            ("metadata.env:prod AND status_code:failed", ""),
+            ("source_code:replay", ""),
+            ("source_code:admin", ""),
+            ("NOT metadata.env:prod", ""),
+            ("created_at<2026-04-01 AND completed_at>2026-06-01", ""),
+            ("status_code:failed AND NOT client_ref:same", ""),
         ]
-    found["runs"] += [(f"batch_id:{one.batch_id}", "", "look up")]
+    found["runs"] += [(f"batch_id:{one.batch_id}", "")]
     return found
 
 
@@ -79,14 +79,14 @@ def bench_lists(rows: int) -> bool:
     client = Client(headers={"Authorization": f"Bearer {key}"})
     model = make_model()
     make_many(organization=caller.organization, model=model, rows=FEW_ROWS)
-    before = {name: [measured(client, path_of(name, case)) for case in each] for name, each in cases(model).items()}
+    small = {name: [measured(client, path_of(name, case)) for case in each] for name, each in cases(model).items()}
     empty()
     took = milliseconds(lambda: make_many(organization=caller.organization, model=model, rows=rows))
     sys.stdout.write(f"  {rows} batches, runs and items, made in {took / 1000:.0f} s\n")
     is_good = True
     for name, each in cases(model).items():
-        sys.stdout.write(f"  GET /v1/{name:<8} {'':76} rows     ms   growth  indexes\n")
-        for case, times in zip(each, before[name], strict=True):
+        sys.stdout.write(f"  GET /v1/{name:<8} {'':79} rows     ms   growth  indexes\n")
+        for case, times in zip(each, small[name], strict=True):
             is_good &= report(client, name, case, times)
     empty()
     return is_good
@@ -101,12 +101,13 @@ def report(client: Client, name: str, case: Case, before: list[float]) -> bool:
     path = path_of(name, case)
     plans = plans_of(lambda: client.get(path))
     now = measured(client, path)
-    growth = statistics.median(now) / statistics.median(before)
+    # The fastest of each: the two were minutes apart, and whatever else the machine did meanwhile only made them slower.
+    growth = min(now) / min(before)
     rows = max(plan.rows for plan in plans)
     faults = faults_of(plans, rows, growth, case)
     indexes = sorted({index for plan in plans for index in plan.indexes})
     sys.stdout.write(
-        f"    {case[0][:58]:<58} {case[1]:<20} {case[2]:<8} {rows:>6} {statistics.median(now):6.1f} {growth:7.2f}  "
+        f"    {case[0][:58]:<58} {case[1]:<32} {rows:>6} {statistics.median(now):6.1f} {growth:7.2f}  "
         f"{', '.join(indexes)}{'   ' + '; '.join(faults) if faults else ''}\n"
     )
     return not faults
@@ -116,7 +117,7 @@ def faults_of(plans: list[Plan], rows: int, growth: float, case: Case) -> list[s
     faults = [f"SCANS {', '.join(plan.scans)}" for plan in plans if plan.scans]
     if rows > MOST_ROWS:
         faults.append("TOO MANY ROWS")
-    if case[2] == "index" and case[0] == "" and growth > MOST_GROWTH:
+    if case[0] == "" and growth > MOST_GROWTH:
         faults.append("GROWS")
     return faults
 
