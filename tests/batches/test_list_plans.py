@@ -109,3 +109,18 @@ def test_a_page_in_the_middle_reads_no_more_than_the_first(crowd: tuple[Api, Mod
             (plan,) = plans(api, "runs", sort_by=sort_by, limit="500", pq=cursor, from_prev=back)
             assert plan.scans == (), (sort_by, plan)
             assert plan.rows <= 501, (sort_by, plan)
+
+
+def test_what_is_common_among_others_is_looked_up_where_it_is_rare(crowd: tuple[Api, Model]) -> None:
+    """Half of all runs are called `same`, says the planner, so one need not look far. Of this customer's only the oldest is."""
+    other, model = Api(), crowd[1]
+    make_many(organization=other.organization, model=model, rows=ROWS - 1)  # not the same ids
+    own = Run.objects.filter(organization=other.organization)
+    own.update(client_ref="another")
+    oldest = own.order_by("created_at")[0]
+    own.filter(pk=oldest.pk).update(client_ref="same")
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE batches_run")
+    for plan in plans(other, "runs", q="client_ref:same"):
+        assert plan.scans == (), plan
+        assert plan.rows <= 1, plan
