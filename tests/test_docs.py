@@ -19,6 +19,7 @@ from batches import engine
 from batches.api.lists import BATCHES, ITEMS, ITEMS_OF_ANY, RUNS
 from batches.models import Run
 from callbacks.api.lists import SECRETS
+from models_registry.api.lists import INPUTS, MODELS, PRICES, PUBLIC_MODELS
 from models_registry.models import Provider
 from runflow.lib import filtering, pagination, search
 from runflow.lib.errors import DomainError
@@ -234,6 +235,10 @@ LISTINGS: dict[str, Listing[Any]] = {
     "GET /v1/batches/{batch_id}/items": ITEMS,
     "GET /v1/batches/any/items": ITEMS_OF_ANY,
     "GET /v1/callback-secrets": SECRETS,
+    "GET /v1/models": MODELS,
+    "GET /v1/public/models": PUBLIC_MODELS,
+    "GET /v1/models/{model_id}/inputs": INPUTS,
+    "GET /v1/models/{model_id}/pricing": PRICES,
 }
 
 
@@ -259,7 +264,7 @@ def test_the_limits_of_lists_are_documented() -> None:
         f"one of a list of up to {filtering.MAX_VALUES}",
         f"no more than {search.FEW:,} rows",
         f"{search.LOOKED_AT:,} rows are looked at",
-        f"a page holds at most {BATCHES.embed_limit}",
+        f"a page holds at most {BATCHES.embed_limit}, of models {MODELS.embed_limit}",
     ):
         assert limit in text
 

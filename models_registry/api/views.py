@@ -10,6 +10,7 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from models_registry.api.lists import INPUTS, MODELS, PRICES, PUBLIC_MODELS
 from models_registry.api.serializers import (
     DECLARATIONS,
     input_body,
@@ -21,7 +22,6 @@ from models_registry.catalogue import ModelNotFound, public_models, visible_mode
 from models_registry.input_schema import input_schema
 from models_registry.models import Model, ModelInput
 from runflow.lib import errors
-from runflow.lib.pagination import NEWEST_FIRST, page_of
 from runflow.lib.views import ApiView, parse_uuid
 
 # contract.md section 6: nested routes take this as the id of any parent.
@@ -32,13 +32,13 @@ class ModelsView(ApiView):
     """`GET /v1/models`"""
 
     scopes = {"GET": Scope.MODELS_READ}
+    listing = MODELS
 
     def get(self, request: Request) -> Response:
-        organization, embedded = caller_of(request).organization, _embedded(request)
-        models = visible_models(organization).prefetch_related(*embedded)
-        page = page_of(models, request.query_params.dict(), order=NEWEST_FIRST)
+        organization = caller_of(request).organization
+        page = self.listing.page(visible_models(organization), request.query_params.dict())
         return Response(
-            page.body([model_body(model, organization=organization, embedded=embedded) for model in page.rows])
+            page.body(model_body(model, organization=organization, embedded=page.embeds) for model in page.rows)
         )
 
 
@@ -47,11 +47,11 @@ class PublicModelsView(ApiView):
 
     authentication_classes: Sequence[type] = []
     permission_classes: Sequence[type] = []
+    listing = PUBLIC_MODELS
 
     def get(self, request: Request) -> Response:
-        embedded = _embedded(request)
-        page = page_of(public_models().prefetch_related(*embedded), request.query_params.dict(), order=NEWEST_FIRST)
-        body = page.body([public_model_body(model, embedded=embedded) for model in page.rows])
+        page = self.listing.page(public_models(), request.query_params.dict())
+        body = page.body(public_model_body(model, embedded=page.embeds) for model in page.rows)
         return Response(body, headers={"Cache-Control": "public, max-age=60"})
 
 
@@ -77,14 +77,15 @@ class ModelSchemaView(ApiView):
 
 
 class ModelInputsView(ApiView):
-    """`GET /v1/models/{model_id}/inputs`"""
+    """`GET /v1/models/{model_id}/inputs`; `any` for those of all models."""
 
     scopes = {"GET": Scope.MODELS_READ}
+    listing = INPUTS
 
     def get(self, request: Request, model_id: str) -> Response:
         inputs = ModelInput.objects.filter(model__in=_models_or_404(request, model_id))
-        page = page_of(inputs, request.query_params.dict(), order=NEWEST_FIRST)
-        return Response(page.body([input_body(each) for each in page.rows]))
+        page = self.listing.page(inputs, request.query_params.dict())
+        return Response(page.body(input_body(each) for each in page.rows))
 
 
 class ModelInputView(ApiView):
@@ -102,19 +103,14 @@ class ModelInputView(ApiView):
 
 
 class ModelPricingView(ApiView):
-    """`GET /v1/models/{model_id}/pricing`"""
+    """`GET /v1/models/{model_id}/pricing`; `any` for those of all models."""
 
     scopes = {"GET": Scope.MODELS_READ}
+    listing = PRICES
 
     def get(self, request: Request, model_id: str) -> Response:
-        page = page_of(_models_or_404(request, model_id), request.query_params.dict(), order=NEWEST_FIRST)
-        return Response(page.body([pricing_body(model) for model in page.rows]))
-
-
-def _embedded(request: Request) -> list[str]:
-    """What `embed` asks for of that which a page leaves out."""
-    asked = request.query_params.get("embed", "").split(",")
-    return [name for name in DECLARATIONS if name in asked]
+        page = self.listing.page(_models_or_404(request, model_id), request.query_params.dict())
+        return Response(page.body(pricing_body(model) for model in page.rows))
 
 
 def _models_or_404(request: Request, model_id: str) -> QuerySet[Model]:

@@ -1,4 +1,4 @@
-"""Keyset pages: a page costs the same at the end of the table as at its start (contract.md section 6)."""
+"""Pages of short lists that are in memory, and the limit of every page (contract.md section 6). Of tables: `lists`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from uuid import UUID
-
-from django.db.models import Model, QuerySet
 
 from runflow.lib import errors
 from runflow.lib.views import is_true
@@ -18,15 +15,14 @@ from runflow.lib.views import is_true
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 
-M = TypeVar("M", bound=Model)
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order of a list: by one column, whose values are unique within the list.
+    """The order of a list: it grows along one attribute, whose values are unique within it.
 
-    `mark` begins the list's cursors, so that another list's are refused. `parse` reads a value of the column and raises
+    `mark` begins the list's cursors, so that another list's are refused. `parse` reads a value of `column` and raises
     ValueError. `start` is a value before all others.
     """
 
@@ -34,11 +30,6 @@ class Order:
     mark: str
     parse: Callable[[str], Any]
     start: Any
-    is_descending: bool = False
-
-
-# By UUIDv7, whose order is that of time.
-NEWEST_FIRST = Order("id", "n", UUID, UUID(int=2**128 - 1), is_descending=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +43,27 @@ class Page(Generic[R]):
         return {"items": items, "first": self.first, "next": self.next, "previous": self.previous}
 
 
-def page_of(queryset: QuerySet[M], query: Mapping[str, str], *, order: Order) -> Page[M]:
-    """The page that `limit`, `pq` and `from_prev` ask for, in one statement.
+def page_of_list(rows: Sequence[R], query: Mapping[str, str], *, order: Order) -> Page[R]:
+    """The page that `limit`, `pq` and `from_prev` ask for, of rows that are in this order.
 
     A cursor names the row beside which the page lies: after it, or before it with `from_prev=true`. Raises BadRequest.
     """
     limit = parse_limit(query.get("limit"))
     cursor = query.get("pq") or None
     beside = _decode(cursor, order) if cursor is not None else order.start
-    is_backwards = is_true(query.get("from_prev")) and cursor is not None
-    # Against the order of the list and its column, or along both, the values grow.
-    is_growing = is_backwards == order.is_descending
-    found = queryset.filter(**{f"{order.column}__{'gt' if is_growing else 'lt'}": beside})
-    rows = list(found.order_by(order.column if is_growing else f"-{order.column}")[: limit + 1])
-    has_more, rows = len(rows) > limit, rows[:limit]
-    if is_backwards:
-        rows.reverse()
-        has_before, has_after = has_more, True
+    values = [getattr(row, order.column) for row in rows]
+    if cursor is not None and is_true(query.get("from_prev")):
+        end = bisect_left(values, beside)
+        start = max(0, end - limit)
     else:
-        has_before, has_after = beside != order.start, has_more
+        start = bisect_right(values, beside)
+        end = min(start + limit, len(rows))
+    has_before, has_after = start > 0, end < len(rows)
     return Page(
-        rows=rows,
+        rows=list(rows[start:end]),
         first=_encode(order.start, order) if has_before else None,
-        next=_encode(getattr(rows[-1], order.column), order) if rows and has_after else None,
-        previous=_encode(getattr(rows[0], order.column), order) if rows and has_before else None,
+        next=_encode(values[end - 1], order) if start < end and has_after else None,
+        previous=_encode(values[start], order) if start < end and has_before else None,
     )
 
 
@@ -100,24 +88,3 @@ def _decode(cursor: str, order: Order) -> Any:
         return order.parse(text.removeprefix(order.mark))
     except (binascii.Error, ValueError):
         raise errors.BadRequest("pq is not a cursor of this list.") from None
-
-
-def page_of_list(rows: Sequence[R], query: Mapping[str, str], *, order: Order) -> Page[R]:
-    """The same of a short list in memory, whose rows grow along the column of `order`."""
-    limit = parse_limit(query.get("limit"))
-    cursor = query.get("pq") or None
-    beside = _decode(cursor, order) if cursor is not None else order.start
-    values = [getattr(row, order.column) for row in rows]
-    if cursor is not None and is_true(query.get("from_prev")):
-        end = bisect_left(values, beside)
-        start = max(0, end - limit)
-    else:
-        start = bisect_right(values, beside)
-        end = min(start + limit, len(rows))
-    has_before, has_after = start > 0, end < len(rows)
-    return Page(
-        rows=list(rows[start:end]),
-        first=_encode(order.start, order) if has_before else None,
-        next=_encode(values[end - 1], order) if start < end and has_after else None,
-        previous=_encode(values[start], order) if start < end and has_before else None,
-    )
