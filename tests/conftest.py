@@ -19,6 +19,7 @@ from tests.openapi.conformance import fault_of
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-examples", type=int, default=3, help="made-up requests for each operation in each phase")
+    parser.addoption("--fuzz-rounds", type=int, default=1, help="how often all of it is asked, each time otherwise")
     parser.addoption("--fuzz-seed", type=int, default=None, help="repeat a run of tests/openapi/test_fuzz.py")
 
 

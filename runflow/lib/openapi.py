@@ -219,7 +219,13 @@ def _path_parameters(path: str, declared: Operation) -> list[Json]:
 
 
 def _query_parameter(query: Query) -> Json:
-    return {"name": query.name, "in": "query", "description": query.description, "schema": query.schema}
+    return {
+        "name": query.name,
+        "in": "query",
+        "description": query.description,
+        "schema": query.schema,
+        "allowEmptyValue": True,  # empty is "not given"
+    }
 
 
 def _answer(answer: Answer, is_keyed_write: bool) -> Json:
