@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 
 from django.conf import settings
@@ -57,7 +56,7 @@ class RateLimitMiddleware(ApiMiddleware):
             return self.get_response(request)
         headers = _rate_limit_headers(limit, taken)
         if not taken.is_allowed:
-            raise errors.RateLimited(headers={"Retry-After": str(math.ceil(taken.next_in)), **headers})
+            raise errors.RateLimited(retry_after=taken.next_in, headers=headers)
         response = self.get_response(request)
         for name, value in headers.items():
             response.headers[name] = value

@@ -49,11 +49,6 @@ watcher = Watcher()
 places = Places()
 
 
-class TooManyStreams(errors.DomainError):
-    status, code = 429, "RATE_LIMITED"
-    message = "There are too many streams of events at the moment. Asking for the batch itself always works."
-
-
 class BatchEventsView(ApiView):
     """`GET /v1/batches/{batch_id}/events`"""
 
@@ -81,8 +76,10 @@ class BatchEventsView(ApiView):
             most_each=settings.EVENT_STREAMS_PER_ORGANIZATION,
         ):
             # By then every stream that is there now has ended.
-            seconds = max(1, round(settings.EVENT_STREAM_DURATION.total_seconds()))
-            raise TooManyStreams(headers={"Retry-After": str(seconds)})
+            raise errors.RateLimited(
+                "There are too many streams of events at the moment. Asking for the batch itself always works.",
+                retry_after=settings.EVENT_STREAM_DURATION.total_seconds(),
+            )
         stream = Stream(follow(told, seen, state), partial(places.give_back, organization.pk))
         return StreamingHttpResponse(stream, content_type="text/event-stream", headers=headers)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 
@@ -87,7 +88,14 @@ class ValidationFailed(DomainError):
 
 
 class RateLimited(DomainError):
+    """Always with Retry-After: `retry_after` in seconds, rounded up. `headers`: further ones."""
+
     status, code, message = 429, "RATE_LIMITED", "Too many requests; Retry-After says in how many seconds to try again."
+
+    def __init__(
+        self, message: str | None = None, *, retry_after: float, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, headers={"Retry-After": str(max(1, math.ceil(retry_after))), **(headers or {})})
 
 
 class InternalError(DomainError):

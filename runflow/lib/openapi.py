@@ -102,12 +102,7 @@ ERRORS: Mapping[int, tuple[str, str, type[errors.DomainError] | tuple[str, str],
     413: ("PayloadTooLarge", "The body is larger than this server takes.", errors.PayloadTooLarge, ()),
     415: ("UnsupportedMediaType", "The body is not `application/json`.", errors.UnsupportedMediaType, ()),
     422: ("ValidationFailed", "Not valid; `errors` says all that is wrong.", errors.ValidationFailed, ()),
-    429: (
-        "RateLimited",
-        "Too many requests.",
-        ("RATE_LIMITED", "Too many requests; see Retry-After."),
-        ["Retry-After"],
-    ),
+    429: ("RateLimited", "Too many requests.", errors.RateLimited, ["Retry-After"]),
     500: ("InternalError", "A fault of the server; its log has the request id.", errors.InternalError, ()),
     503: ("ServiceUnavailable", "The database is away.", errors.ServiceUnavailable, ["Retry-After"]),
 }

@@ -83,8 +83,8 @@ class Index:
 class Searchable:
     """What a list may be filtered and sorted by.
 
-    `indexes`: those that there are for a column to sort by. `is_short`: a list of a few hundred rows at most, which needs
-    none to be filtered.
+    `indexes`: those that there are for a column to sort by. `is_short`: a list of some thousand rows at most, which needs
+    none to be filtered: read whole and sorted.
     """
 
     filterable: Mapping[str, Filterable] = field(default_factory=dict)
