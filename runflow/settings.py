@@ -154,8 +154,10 @@ SPECTACULAR_SETTINGS = {
     "TAGS": [
         {"name": "Batches", "description": "Up to 100 inputs for one model in one request."},
         {"name": "Runs", "description": "One input each: a batch has one for each of its items."},
+        {"name": "Models", "description": "What there is to run, what it takes, and what it costs."},
         {"name": "Callbacks", "description": "What was sent to a `callback_url`, and the secrets that sign it."},
         {"name": "Assets", "description": "Files of your own as inputs; signed URLs of outputs."},
+        {"name": "Account", "description": "The key, its organisation, and what is left to spend."},
         {"name": "Server"},
     ],
     "SORT_OPERATIONS": False,  # in the order of the URL table

@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.api import schema
 from accounts.api.authentication import caller_of
 from accounts.api.permissions import HasKey
 from accounts.services import Caller
@@ -17,6 +18,7 @@ class AuthMeView(ApiView):
     """Any key may ask, whatever its scopes: a client learns them here."""
 
     permission_classes = [HasKey]
+    documented = {"GET": schema.GET_ME}
 
     def get(self, request: Request) -> Response:
         return Response(me_body(caller_of(request)))

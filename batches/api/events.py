@@ -24,6 +24,7 @@ from rest_framework.request import Request
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from batches.api import operations
 from batches.api.serializers import row_handle
 from batches.api.views import BatchNotFound
 from batches.models import Batch, BatchStatus, RunStatus
@@ -53,6 +54,7 @@ class BatchEventsView(ApiView):
     """`GET /v1/batches/{batch_id}/events`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.STREAM_BATCH_EVENTS}
 
     def get(self, request: Request, batch_id: str) -> HttpResponseBase:
         organization = caller_of(request).organization

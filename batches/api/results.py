@@ -12,6 +12,7 @@ from rest_framework.request import Request
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from batches.api import operations
 from batches.api.views import BatchNotFound
 from batches.models import Batch, BatchItem
 from batches.output import error_body, output_body
@@ -39,6 +40,7 @@ class BatchResultsView(ApiView):
     """`GET /v1/batches/{batch_id}/results`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.GET_BATCH_RESULTS}
 
     def get(self, request: Request, batch_id: str) -> StreamingHttpResponse:
         name = request.query_params.get("format", "jsonl")

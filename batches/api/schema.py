@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from assets.models import AssetType
+from batches.logs import Level
 from batches.models import BATCH_TERMINAL, TERMINAL, BatchStatus, RunStatus, Source, Stage
 from batches.replays import Only
 from batches.services import MAX_CALLBACK_URL, MAX_ITEMS
@@ -21,6 +22,7 @@ from runflow.lib.schemas import (
     Component,
     array,
     given,
+    listed,
     nullable,
     one_of,
     page,
@@ -222,6 +224,8 @@ RUN = record(
         "failure_stage_code": None,
     },
 )
+_EMBEDDED = "Null unless `embed` or `fields` names it."
+RUN_ROW = listed(RUN, "RunRow", input=said(nullable(INPUTS), _EMBEDDED), example=RUN.example | {"input": None})
 
 # --- Batches ----------------------------------------------------------------------------------------------------------
 
@@ -383,6 +387,14 @@ BATCH = record(
         "items": [_HANDLE_EXAMPLE],
     },
 )
+BATCH_ROW = listed(
+    BATCH,
+    "BatchRow",
+    items=said(nullable(array(HANDLE)), _EMBEDDED),
+    input=said(nullable(array(ITEM_INPUT)), _EMBEDDED),
+    output=said(nullable(BATCH_OUTPUT), _EMBEDDED),
+    example=BATCH.example | {"items": None, "output": None},
+)
 ITEM = record(
     "BatchItem",
     {
@@ -418,7 +430,53 @@ ITEM = record(
         "run": RUN.example,
     },
 )
-ITEM_PAGE = page(ITEM)
+ITEM_ROW = listed(
+    ITEM,
+    "BatchItemRow",
+    input=said(nullable(INPUTS), "Null in the list of all batches, unless `embed` or `fields` names it."),
+    run=RUN_ROW,
+)
+BATCH_PAGE = page(BATCH_ROW, "BatchPage")
+ITEM_PAGE = page(ITEM_ROW, "BatchItemPage")
+RUN_PAGE = page(RUN_ROW, "RunPage")
+RUN_LOG = record(
+    "RunLog",
+    {
+        "id": UUID,
+        "run_id": UUID,
+        "level_code": said(
+            one_of(*Level.values), "`warning`: an attempt failed, the run goes on. `error`: the run failed."
+        ),
+        "message": said(STRING, "For people."),
+        "timestamp": TIMESTAMP,
+        "meta": {"type": "object", "description": "For programs: `attempt`, `failure_code`, `next_attempt_at`, …"},
+        "run": NULL,
+    },
+    example={
+        "id": "0b8d1c7e-61d4-5f8a-8a53-0c9f5d7e2a44",
+        "run_id": _RUN_ID,
+        "level_code": "warning",
+        "message": "Attempt 1 failed: PROVIDER_UNAVAILABLE: The provider does not answer. It is tried again.",
+        "timestamp": _COMPLETED,
+        "meta": {
+            "attempt": 1,
+            "failure_code": "PROVIDER_UNAVAILABLE",
+            "failure_stage_code": "dispatch",
+            "next_attempt_at": "2026-11-24T06:16:53.925303+00:00",
+        },
+        "run": None,
+    },
+)
+RUN_LOG_PAGE = page(RUN_LOG)
+RUN_STATUS_INFO = record(
+    "RunStatus",
+    {"status_code": RUN_STATUS, "description": said(STRING, "For people."), "is_terminal": BOOLEAN},
+    example={
+        "status_code": "queued",
+        "description": "It waits for its turn, or for another attempt.",
+        "is_terminal": False,
+    },
+)
 BATCH_ESTIMATE = record(
     "BatchEstimate",
     {"valid": {"type": "boolean", "const": True}, "items_total": COUNT, "estimated_cost": MONEY},

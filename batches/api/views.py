@@ -107,6 +107,7 @@ class BatchesView(ApiView):
     """`GET /v1/batches`"""
 
     scopes = {"GET": Scope.BATCHES_READ}
+    documented = {"GET": operations.LIST_BATCHES}
     listing = BATCHES
 
     def get(self, request: Request) -> Response:
@@ -182,6 +183,7 @@ class RunsView(ApiView):
     """`GET /v1/runs`"""
 
     scopes = {"GET": Scope.RUNS_READ}
+    documented = {"GET": operations.LIST_RUNS}
     listing = RUNS
 
     def get(self, request: Request) -> Response:
@@ -208,6 +210,7 @@ class RunStatusesView(ApiView):
     """`GET /v1/runs/statuses`"""
 
     scopes = {"GET": Scope.RUNS_READ}
+    documented = {"GET": operations.LIST_RUN_STATUSES}
 
     def get(self, request: Request) -> Response:
         return Response(run_statuses_body())
@@ -217,6 +220,7 @@ class RunLogsView(ApiView):
     """`GET /v1/runs/{run_id}/logs`"""
 
     scopes = {"GET": Scope.RUNS_READ}
+    documented = {"GET": operations.LIST_RUN_LOGS}
 
     def get(self, request: Request, run_id: str) -> Response:
         entries = log_of(_run_or_404(request, run_id))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from callbacks.api.lists import SECRETS
 from callbacks.api.serializers import MAX_LABEL
 from callbacks.models import DeliveryStatus, FailureReason
+from runflow.lib.list_query import BAD_QUERY, list_query
 from runflow.lib.schemas import (
     BOOLEAN,
     COUNT,
     INTEGER,
-    PAGING,
     STRING,
     TIMESTAMP,
     UUID,
@@ -17,6 +18,7 @@ from runflow.lib.schemas import (
     Operation,
     array,
     given,
+    listed,
     nullable,
     one_of,
     page,
@@ -49,6 +51,7 @@ _SECRET_EXAMPLE = {
     "updated_at": "2026-11-24T06:31:07.214520+00:00",
 }
 SECRET = record("CallbackSecret", _SECRET, example=_SECRET_EXAMPLE)
+SECRET_ROW = listed(SECRET, "CallbackSecretRow")
 SECRET_CREATED = record(
     "CallbackSecretCreated",
     _SECRET | {"plain_secret": said(STRING, "The whole secret, in this answer only.")},
@@ -138,8 +141,9 @@ LIST_SECRETS = Operation(
     tag=TAG,
     summary="List the secrets",
     description="Newest first, disabled ones too, without `plain_secret`.",
-    query=PAGING,
-    answers={200: Answer(page(SECRET), "A page of secrets.")},
+    query=list_query(SECRETS),
+    answers={200: Answer(page(SECRET_ROW, "CallbackSecretPage"), "A page of secrets.")},
+    errors={400: BAD_QUERY},
 )
 CREATE_SECRET = Operation(
     id="createCallbackSecret",

@@ -10,6 +10,7 @@ from rest_framework.response import Response
 
 from accounts.api.authentication import caller_of
 from accounts.models import Scope
+from models_registry.api import schema
 from models_registry.api.lists import INPUTS, MODELS, PRICES, PUBLIC_MODELS
 from models_registry.api.serializers import (
     DECLARATIONS,
@@ -33,6 +34,7 @@ class ModelsView(ApiView):
 
     scopes = {"GET": Scope.MODELS_READ}
     listing = MODELS
+    documented = {"GET": schema.LIST_MODELS}
 
     def get(self, request: Request) -> Response:
         organization = caller_of(request).organization
@@ -48,6 +50,7 @@ class PublicModelsView(ApiView):
     authentication_classes: Sequence[type] = []
     permission_classes: Sequence[type] = []
     listing = PUBLIC_MODELS
+    documented = {"GET": schema.LIST_PUBLIC_MODELS}
 
     def get(self, request: Request) -> Response:
         page = self.listing.page(public_models(), request.query_params.dict())
@@ -59,6 +62,7 @@ class ModelView(ApiView):
     """`GET /v1/models/{owner}/{slug}`"""
 
     scopes = {"GET": Scope.MODELS_READ}
+    documented = {"GET": schema.GET_MODEL}
 
     def get(self, request: Request, owner: str, slug: str) -> Response:
         organization = caller_of(request).organization
@@ -70,6 +74,7 @@ class ModelSchemaView(ApiView):
     """`GET /v1/models/{owner}/{slug}/schema`"""
 
     scopes = {"GET": Scope.MODELS_READ}
+    documented = {"GET": schema.GET_MODEL_SCHEMA}
 
     def get(self, request: Request, owner: str, slug: str) -> Response:
         model = visible_model(owner=owner, slug=slug, organization=caller_of(request).organization)
@@ -81,6 +86,7 @@ class ModelInputsView(ApiView):
 
     scopes = {"GET": Scope.MODELS_READ}
     listing = INPUTS
+    documented = {"GET": schema.LIST_MODEL_INPUTS}
 
     def get(self, request: Request, model_id: str) -> Response:
         inputs = ModelInput.objects.filter(model__in=_models_or_404(request, model_id))
@@ -92,6 +98,7 @@ class ModelInputView(ApiView):
     """`GET /v1/models/{model_id}/inputs/{id}`"""
 
     scopes = {"GET": Scope.MODELS_READ}
+    documented = {"GET": schema.GET_MODEL_INPUT}
 
     def get(self, request: Request, model_id: str, input_id: str) -> Response:
         inputs = ModelInput.objects.filter(model__in=_models_or_404(request, model_id))
@@ -107,6 +114,7 @@ class ModelPricingView(ApiView):
 
     scopes = {"GET": Scope.MODELS_READ}
     listing = PRICES
+    documented = {"GET": schema.LIST_MODEL_PRICING}
 
     def get(self, request: Request, model_id: str) -> Response:
         page = self.listing.page(_models_or_404(request, model_id), request.query_params.dict())

@@ -16,7 +16,7 @@ from drf_spectacular.plumbing import ComponentRegistry, ResolvedComponent
 from rest_framework.request import Request
 
 from runflow.lib import errors
-from runflow.lib.schemas import ERROR, STRING, UUID, Answer, Component, Operation, Query, Schema
+from runflow.lib.schemas import ERROR, STRING, UUID, Answer, Component, Header, Operation, Query, Schema
 
 Json = dict[str, Any]
 
@@ -30,6 +30,10 @@ outputs.
 - Every answer carries `X-Request-Id`: yours, if you sent 1 to 128 visible ASCII characters, else ours.
 - With an `Idempotency-Key`, a request that is sent again within 24 hours gets the first answer again, byte for byte, with
   `Idempotent-Replayed: true`. Answers that are not 2xx are not kept.
+- Lists are pages: follow `next` until it is null. Each says what `q` may filter by, and what `sort_by`, `fields` and `embed`
+  may name. A `q` that is wrong is 400 with the place.
+- An organisation may have a rate limit. Then every answer to its keys has `X-RateLimit-Limit`, `X-RateLimit-Remaining` and
+  `X-RateLimit-Reset`, and 429 has `Retry-After`.
 - Unknown query parameters are ignored; a boolean one is `true` or `false`. Unknown members of a body are 422. Answers may get
   more members.
 - `canceled` is a status, `items_cancelled` a counter; both spellings are meant.
@@ -54,6 +58,26 @@ HEADERS: Mapping[str, Json] = {
         "schema": {"type": "string", "enum": ["true"]},
     },
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}},
+    "X-RateLimit-Limit": {
+        "description": "Requests a minute. Only if the organisation has a limit, as the two others.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "X-RateLimit-Remaining": {
+        "description": "How many would be let through now.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "X-RateLimit-Reset": {
+        "description": "When that is at its most again, in seconds since 1970.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "ETag": {
+        "description": "Of everything in the answer that can change. For `If-None-Match`.",
+        "schema": STRING,
+        "required": True,
+    },
+    "Cache-Control": {"description": "Who may keep the answer, and how long.", "schema": STRING, "required": True},
+    "Vary": {"description": "By which request headers answers differ.", "schema": STRING, "required": True},
+    "Content-Disposition": {"description": "The name for a file of it.", "schema": STRING, "required": True},
     "WWW-Authenticate": {"description": "`Bearer`", "schema": STRING, "required": True},
 }
 PARAMETERS: Mapping[str, Json] = {
@@ -70,6 +94,7 @@ PARAMETERS: Mapping[str, Json] = {
         "schema": UUID,
     },
 }
+_RATE_LIMIT = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 # What a route may answer beside its own: (component, when, the error's class, further headers).
 ERRORS: Mapping[int, tuple[str, str, type[errors.DomainError] | tuple[str, str], Sequence[str]]] = {
     400: (
@@ -94,15 +119,21 @@ ERRORS: Mapping[int, tuple[str, str, type[errors.DomainError] | tuple[str, str],
     404: ("NotFound", "There is no such thing, or it is another organisation's.", errors.NotFound, ()),
     409: (
         "Conflict",
-        "The `Idempotency-Key` was used for another request (`idempotency_mismatch`), or its first request still runs "
-        "(`idempotency_in_flight`).",
+        "The `Idempotency-Key` was used for another request (`idempotency_mismatch`), its first request still runs "
+        "(`idempotency_in_flight`, with `Retry-After`), or the kept answer held a secret and can no longer be read "
+        "(`idempotency_unreadable`).",
         errors.Conflict,
         ["Retry-After"],
     ),
     413: ("PayloadTooLarge", "The body is larger than this server takes.", errors.PayloadTooLarge, ()),
     415: ("UnsupportedMediaType", "The body is not `application/json`.", errors.UnsupportedMediaType, ()),
     422: ("ValidationFailed", "Not valid; `errors` says all that is wrong.", errors.ValidationFailed, ()),
-    429: ("RateLimited", "Too many requests.", errors.RateLimited, ["Retry-After"]),
+    429: (
+        "RateLimited",
+        "More requests than the organisation may send. Nothing was done.",
+        errors.RateLimited,
+        ["Retry-After", *_RATE_LIMIT],
+    ),
     500: ("InternalError", "A fault of the server; its log has the request id.", errors.InternalError, ()),
     503: ("ServiceUnavailable", "The database is away.", errors.ServiceUnavailable, ["Retry-After"]),
 }
@@ -129,7 +160,10 @@ class Declared(AutoSchema):
         if declared is None:
             return None
         scope = getattr(self.view, "scopes", {}).get(method.upper())
-        return _described(declared, path=path, method=method.upper(), scope=scope, registry=registry)
+        needs_key = bool(self.view.permission_classes)
+        return _described(
+            declared, path=path, method=method.upper(), scope=scope, needs_key=needs_key, registry=registry
+        )
 
 
 class Generator(SchemaGenerator):
@@ -153,21 +187,24 @@ def document() -> Json:
     return Generator().get_schema(public=True)  # type: ignore[no-untyped-call]
 
 
-def _described(declared: Operation, *, path: str, method: str, scope: str | None, registry: ComponentRegistry) -> Json:
-    is_keyed_write = scope is not None and method in UNSAFE
+def _described(
+    declared: Operation, *, path: str, method: str, scope: str | None, needs_key: bool, registry: ComponentRegistry
+) -> Json:
+    """`scope` None with `needs_key`: any key will do."""
+    is_keyed_write = needs_key and method in UNSAFE
+    access = f"Scope `{scope}`." if scope else "Any key, whatever its scopes." if needs_key else "Needs no key."
     _register(ERROR, registry)  # every route's error responses refer to it
     operation: Json = {
         "operationId": declared.id,
         "tags": [declared.tag],
         "summary": declared.summary,
-        "description": " ".join(
-            filter(None, [f"Scope `{scope}`." if scope else "Needs no key.", declared.description])
-        ),
+        "description": " ".join(filter(None, [access, declared.description])),
         "parameters": [
             *_path_parameters(path, declared),
-            *(_query_parameter(each) for each in declared.query),
+            *(_parameter(each, "query") for each in declared.query),
+            *(_parameter(each, "header") for each in declared.headers),
             *([{"$ref": "#/components/parameters/IdempotencyKey"}] if is_keyed_write else []),
-            *([{"$ref": "#/components/parameters/OrganizationId"}] if scope else []),
+            *([{"$ref": "#/components/parameters/OrganizationId"}] if needs_key else []),
         ],
     }
     if declared.body is not None:
@@ -175,8 +212,10 @@ def _described(declared: Operation, *, path: str, method: str, scope: str | None
             "required": not declared.is_body_optional,
             "content": {declared.body_media_type: _content(declared.body, declared.body.example)},
         }
-    responses = {str(status): _answer(answer, is_keyed_write) for status, answer in declared.answers.items()}
-    for status in sorted(_possible_errors(declared, scope=scope, is_keyed_write=is_keyed_write, has_path="{" in path)):
+    standing = [*(["Idempotent-Replayed"] if is_keyed_write else []), *(_RATE_LIMIT if needs_key else [])]
+    responses = {str(status): _answer(answer, standing) for status, answer in declared.answers.items()}
+    possible = _possible_errors(declared, needs_key=needs_key, is_keyed_write=is_keyed_write, has_path="{" in path)
+    for status in sorted(possible):
         own_words = declared.errors.get(status)
         component = ERRORS[status][0]
         responses[str(status)] = (
@@ -184,18 +223,18 @@ def _described(declared: Operation, *, path: str, method: str, scope: str | None
         )
     operation["responses"] = responses
     # The scope, as OpenAPI 3.1 lets a scheme that is not OAuth name it.
-    operation["security"] = [{"apiKey": [str(scope)]}] if scope else []
+    operation["security"] = [{"apiKey": [str(scope)] if scope else []}] if needs_key else []
     if declared.callbacks:
         operation["callbacks"] = declared.callbacks
     plain: Json = _plain(operation, registry)
     return plain
 
 
-def _possible_errors(declared: Operation, *, scope: str | None, is_keyed_write: bool, has_path: bool) -> set[int]:
+def _possible_errors(declared: Operation, *, needs_key: bool, is_keyed_write: bool, has_path: bool) -> set[int]:
     possible = {400, 500, *declared.errors}
-    if scope:
+    if needs_key:
         possible |= {401, 403, 429, 503}
-    if scope and has_path:
+    if needs_key and has_path:
         possible |= {404}
     if is_keyed_write:
         possible |= {409, 413}
@@ -213,26 +252,21 @@ def _path_parameters(path: str, declared: Operation) -> list[Json]:
     return found
 
 
-def _query_parameter(query: Query) -> Json:
-    return {
-        "name": query.name,
-        "in": "query",
-        "description": query.description,
-        "schema": query.schema,
-        "allowEmptyValue": True,  # empty is "not given"
-    }
+def _parameter(declared: Query | Header, where: str) -> Json:
+    return {"name": declared.name, "in": where, "description": declared.description, "schema": declared.schema}
 
 
-def _answer(answer: Answer, is_keyed_write: bool) -> Json:
-    response: Json = {
-        "description": answer.description,
-        "headers": _headers(REQUEST_ID, *(["Idempotent-Replayed"] if is_keyed_write else [])),
-    }
+def _answer(answer: Answer, standing: Sequence[str]) -> Json:
+    """`standing`: headers that every answer of the route may have."""
+    response: Json = {"description": answer.description, "headers": _headers(REQUEST_ID, *answer.headers, *standing)}
     if answer.schema is not None:
         example = answer.example
         if example is None and isinstance(answer.schema, Component):
             example = answer.schema.example
-        response["content"] = {answer.media_type: _content(answer.schema, example)}
+        response["content"] = {
+            answer.media_type: _content(answer.schema, example),
+            **{name: _content(*other) for name, other in answer.also.items()},
+        }
     if answer.links:
         response["links"] = {
             name: {"operationId": name, "parameters": dict(parameters)} for name, parameters in answer.links.items()

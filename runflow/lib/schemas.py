@@ -100,6 +100,13 @@ def given(
     return Component(name, schema, example)
 
 
+def listed(item: Component, name: str, *, example: Any = None, **instead: Any) -> Component:
+    """An object as a list with `fields` has it: any member may be left out. `instead`: members that have another shape there,
+    such as the large ones, which are null unless `embed` names them."""
+    members = {**item.schema["properties"], **instead}
+    return Component(name, {"type": "object", "properties": members}, example or item.example)
+
+
 def page(item: Component, name: str | None = None) -> Component:
     """A page of a list (contract.md section 6)."""
     cursor = nullable(STRING)
@@ -117,6 +124,15 @@ class Query:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header that a request may have."""
+
+    name: str
+    schema: Schema
+    description: str
+
+
 PAGING = (
     Query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}, "How many a page has."),
     Query("pq", STRING, "A cursor: the `next`, `previous` or `first` of a page."),
@@ -126,15 +142,18 @@ PAGING = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 2xx, or an error of a form of its own. `schema` None: it has no body.
+    """A 2xx, a 304, or an error of a form of its own. `schema` None: it has no body.
 
-    `links` says what can be asked next: operation id -> {parameter: runtime expression}.
+    `headers`: names from runflow.lib.openapi.HEADERS. `also`: (shape, example) in other media types. `links` says what can be
+    asked next: operation id -> {parameter: runtime expression}.
     """
 
     schema: Schema | Component | None
     description: str
     example: Any = None
     media_type: str = "application/json"
+    also: Mapping[str, tuple[Schema, Any]] = field(default_factory=dict)
+    headers: Sequence[str] = ()
     links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -152,6 +171,7 @@ class Operation:
     answers: Mapping[int, Answer]
     description: str = ""
     query: Sequence[Query] = ()
+    headers: Sequence[Header] = ()
     path: Mapping[str, Schema] = field(default_factory=dict)
     body: Component | None = None
     is_body_optional: bool = False

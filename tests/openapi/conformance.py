@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,14 @@ def fault_of(request: HttpRequest, response: Any) -> str | None:
     ]
     if missing:
         return f"{where}: without {', '.join(missing)}"
-    if response.streaming or request.method == "HEAD":
-        return None
     content = declared.get("content")
     if content is None:
-        return f"{where}: it has a body" if response.content else None
-    if "application/json" not in content:
+        return f"{where}: it has a body" if response.streaming or response.content else None
+    media_type = response.headers.get("Content-Type", "").partition(";")[0]
+    if not any(fnmatch(media_type, each) for each in content):
+        return f"{where}: {media_type or 'no type'}, not {' or '.join(content)}"
+    if response.streaming or request.method == "HEAD" or media_type != "application/json":
         return None
-    if response.headers.get("Content-Type") != "application/json":
-        return f"{where}: not JSON"
     body = json.loads(response.content)
     for promise in (_validator(path, method, response.status_code), _contract(path, method, response.status_code)):
         fault = next(promise.iter_errors(body), None) if promise is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.http import HttpResponse, JsonResponse
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory
 
 from batches.api.schema import BATCH
@@ -13,6 +13,7 @@ from tests.openapi.conformance import fault_of
 
 ID = "01a20c33-30d3-737b-a193-fcc95c0215a8"
 PATH = f"/v1/batches/{ID}"
+HEADERS = {"X-Request-Id": "a", "ETag": 'W/"a"', "Cache-Control": "private, no-cache", "Vary": "Authorization"}
 WHERE = "GET /v1/batches/{batch_id} -> "
 
 
@@ -21,7 +22,8 @@ def fault(response: HttpResponse, path: str = PATH, method: str = "get") -> str 
 
 
 def answer(status: int = 200, *, request_id: str | None = "a", **changes: Any) -> HttpResponse:
-    headers = {"X-Request-Id": request_id} if request_id is not None else {}
+    headers = {name: value for name, value in HEADERS.items() if name != "X-Request-Id"}
+    headers |= {"X-Request-Id": request_id} if request_id is not None else {}
     return JsonResponse(BATCH.example | changes, status=status, headers=headers)
 
 
@@ -35,7 +37,7 @@ def test_a_member_that_the_document_does_not_name_is_a_fault() -> None:
 
 def test_a_member_that_is_missing_is_a_fault() -> None:
     body = {name: value for name, value in BATCH.example.items() if name != "cost"}
-    assert fault(JsonResponse(body, headers={"X-Request-Id": "a"})) == f"{WHERE}200: $: 'cost' is a required property"
+    assert fault(JsonResponse(body, headers=HEADERS)) == f"{WHERE}200: $: 'cost' is a required property"
 
 
 def test_a_wrong_value_deep_inside_is_a_fault() -> None:
@@ -58,9 +60,22 @@ def test_an_answer_without_its_request_id_is_a_fault() -> None:
     assert fault(answer(request_id=None)) == f"{WHERE}200: without X-Request-Id"
 
 
-def test_an_answer_that_is_not_json_is_a_fault() -> None:
-    response = HttpResponse(b"{}", content_type="text/html", headers={"X-Request-Id": "a"})
-    assert fault(response) == f"{WHERE}200: not JSON"
+def test_an_answer_of_another_media_type_is_a_fault() -> None:
+    response = HttpResponse(b"{}", content_type="text/html; charset=utf-8", headers=HEADERS)
+    assert fault(response) == f"{WHERE}200: text/html, not application/json"
+
+
+def test_an_answer_without_a_header_that_is_promised_is_a_fault() -> None:
+    response = answer()
+    del response.headers["ETag"]
+    assert fault(response) == f"{WHERE}200: without ETag"
+
+
+def test_a_stream_of_another_media_type_is_a_fault() -> None:
+    headers = {"X-Request-Id": "a", "Cache-Control": "private", "Vary": "Authorization"}
+    stream = StreamingHttpResponse([b"a"], content_type="application/json", headers=headers)
+    found = fault_of(RequestFactory().get(f"{PATH}/events"), stream)
+    assert found == "GET /v1/batches/{batch_id}/events -> 200: application/json, not text/event-stream"
 
 
 def test_a_body_where_there_is_none_is_a_fault() -> None:

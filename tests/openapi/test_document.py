@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from runflow.lib.openapi import UNSAFE, document
+from tests.conftest import Api
 from tests.contract.checks import SCHEMAS
 from tests.openapi.conformance import PROMISED, dereferenced, shape_of, validator
 from tests.openapi.routes import operations
@@ -61,6 +63,41 @@ def test_every_method_of_every_route_is_described() -> None:
     described = {(method, path) for method, path, _ in OPERATIONS}
     missing = sorted(f"{method} {path}" for method, path, _ in operations() if (method, path) not in described)
     assert missing == [], "give their views a line in `documented`: see runflow/lib/schemas.py"
+
+
+def test_every_list_says_what_it_offers() -> None:
+    """Whose view has a Listing, of its query: every member, operator, order and embed of it."""
+    listings = [
+        (path, listing)
+        for _, path, view in operations()
+        for listing in (getattr(view, "listing", None), getattr(view, "listing_of_any", None))
+        if listing is not None
+    ]
+    assert {listing.name for _, listing in listings} == {"batches", "runs", "items", "any-items", "callback-secrets"}
+    for path, listing in listings:
+        said = {each["name"]: each for each in document()["paths"][path]["get"]["parameters"] if "name" in each}
+        assert set(said) >= {"limit", "q", "sort_by", "fields", "pq", "from_prev"}
+        for name, each in listing.filterable.items():
+            assert f"- `{name}` ({' '.join(each.operators)})" in said["q"]["description"]
+        assert f"By {', '.join(f'`{name}`' for name in listing.sortable)}." in said["sort_by"]["description"]
+        assert f"`{listing.default_sort}`" in said["sort_by"]["description"]
+        assert re.findall(r"`(\w+)`", said["fields"]["description"]) == list(listing.members)
+        assert all(f"`{name}`" in said["embed"]["description"] for name in listing.embeddable)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/batches", "/v1/runs", "/v1/batches/any/items", "/v1/callback-secrets"],
+)
+def test_the_filters_that_a_list_gives_as_examples_are_understood(path: str) -> None:
+    template = path.replace("any", "{batch_id}")
+    said = next(each for each in document()["paths"][template]["get"]["parameters"] if each.get("name") == "q")
+    examples = re.findall(r"`([^`]+)`", said["description"].rpartition("For example ")[2])
+    assert len(examples) >= 3
+    api = Api()
+    for q in examples:
+        assert api.get(f"{path}?{urlencode({'q': q})}").status_code == 200, q
 
 
 def test_no_view_describes_a_method_that_it_has_not() -> None:
