@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from models_registry.api import lists
 from models_registry.input_schema import DIALECT
 from models_registry.models import DefaultBehavior, ModelStatus, Validator, VariableType
+from runflow.lib.list_query import BAD_QUERY, list_query
 from runflow.lib.schemas import (
     BOOLEAN,
     INTEGER,
     MONEY,
     NULL,
-    PAGING,
     STRING,
     TIMESTAMP,
     UUID,
     Answer,
     Component,
     Operation,
-    Query,
     array,
+    listed,
     nullable,
     one_of,
     page,
@@ -188,7 +189,8 @@ PRICING = record(
     },
 )
 
-_EMBED = Query("embed", STRING, "`inputs`, `outputs`, or both with a comma: null otherwise.")
+_MODEL_PAGE = page(listed(MODEL, "ModelRow"), "ModelPage")
+_PUBLIC_MODEL_PAGE = page(listed(PUBLIC_MODEL, "PublicModelRow"), "PublicModelPage")
 _NO_MODEL = {404: "There is no such model (`MODEL_NOT_FOUND`)."}
 # contract.md section 6: nested routes take `any` as the id of any parent.
 _OF_MODEL = {"model_id": {"anyOf": [UUID, {"type": "string", "const": "any"}], "description": "`any`: of all models."}}
@@ -199,19 +201,30 @@ LIST_MODELS = Operation(
     tag=TAG,
     summary="List models",
     description="Those that the organisation may use, newest first: its own, and those for all.",
-    query=[*PAGING, _EMBED],
+    query=list_query(lists.MODELS),
     answers={
-        200: Answer(page(MODEL), "A page of models.", links={"listModelInputs": _FIRST, "listModelPricing": _FIRST})
+        200: Answer(
+            page(listed(MODEL, "ModelRow"), "ModelPage"),
+            "A page of models.",
+            links={"listModelInputs": _FIRST, "listModelPricing": _FIRST},
+        )
     },
+    errors={400: BAD_QUERY},
 )
 LIST_PUBLIC_MODELS = Operation(
     id="listPublicModels",
     tag=TAG,
     summary="List public models",
     description="Those that are public and active, newest first. The same to everybody.",
-    query=[*PAGING, _EMBED],
-    answers={200: Answer(page(PUBLIC_MODEL), "A page of models.", headers=["Cache-Control"])},
-    errors={503: "The database is away."},
+    query=list_query(lists.PUBLIC_MODELS),
+    answers={
+        200: Answer(
+            page(listed(PUBLIC_MODEL, "PublicModelRow"), "PublicModelPage"),
+            "A page of models.",
+            headers=["Cache-Control"],
+        )
+    },
+    errors={400: BAD_QUERY, 503: "The database is away."},
 )
 GET_MODEL = Operation(
     id="getModel",
@@ -242,9 +255,9 @@ LIST_MODEL_INPUTS = Operation(
     summary="List the inputs of a model",
     description="Newest first; `sort_order` is the order of a form.",
     path=_OF_MODEL,
-    query=PAGING,
-    answers={200: Answer(page(INPUT), "A page of inputs.")},
-    errors=_NO_MODEL,
+    query=list_query(lists.INPUTS),
+    answers={200: Answer(page(listed(INPUT, "ModelInputRow"), "ModelInputPage"), "A page of inputs.")},
+    errors=_NO_MODEL | {400: BAD_QUERY},
 )
 GET_MODEL_INPUT = Operation(
     id="getModelInput",
@@ -260,7 +273,7 @@ LIST_MODEL_PRICING = Operation(
     summary="Read a model's price",
     description="A page with the one rule that it is; with `any`, one for each model.",
     path=_OF_MODEL,
-    query=PAGING,
-    answers={200: Answer(page(PRICING), "A page of rules.")},
-    errors=_NO_MODEL,
+    query=list_query(lists.PRICES),
+    answers={200: Answer(page(listed(PRICING, "ModelPricingRow"), "ModelPricingPage"), "A page of rules.")},
+    errors=_NO_MODEL | {400: BAD_QUERY},
 )

@@ -253,7 +253,9 @@ def _path_parameters(path: str, declared: Operation) -> list[Json]:
 
 
 def _parameter(declared: Query | Header, where: str) -> Json:
-    return {"name": declared.name, "in": where, "description": declared.description, "schema": declared.schema}
+    parameter = {"name": declared.name, "in": where, "description": declared.description, "schema": declared.schema}
+    # Empty is "not given".
+    return parameter | ({"allowEmptyValue": True} if where == "query" else {})
 
 
 def _answer(answer: Answer, standing: Sequence[str]) -> Json:
