@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ def fault_of(request: HttpRequest, response: Any) -> str | None:
         return f"{where}: {media_type or 'no type'}, not {' or '.join(content)}"
     if response.streaming or request.method == "HEAD" or media_type != "application/json":
         return None
-    body = json.loads(response.content)
+    is_compressed = response.headers.get("Content-Encoding") == "gzip"
+    body = json.loads(gzip.decompress(response.content) if is_compressed else response.content)
     for promise in (_validator(path, method, response.status_code), _contract(path, method, response.status_code)):
         fault = next(promise.iter_errors(body), None) if promise is not None else None
         if fault is not None:

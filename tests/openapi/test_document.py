@@ -73,7 +73,11 @@ def test_every_list_says_what_it_offers() -> None:
         for listing in (getattr(view, "listing", None), getattr(view, "listing_of_any", None))
         if listing is not None
     ]
-    assert {listing.name for _, listing in listings} == {"batches", "runs", "items", "any-items", "callback-secrets"}
+    names = {listing.name for _, listing in listings}
+    assert names == {
+        *("batches", "runs", "items", "any-items", "callback-secrets"),
+        *("models", "public-models", "model-inputs", "prices"),
+    }
     for path, listing in listings:
         said = {each["name"]: each for each in document()["paths"][path]["get"]["parameters"] if "name" in each}
         assert set(said) >= {"limit", "q", "sort_by", "fields", "pq", "from_prev"}
