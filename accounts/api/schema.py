@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from accounts.models import Scope
-from runflow.lib.schemas import NULL, STRING, TIMESTAMP, UUID, Answer, Operation, array, nullable, one_of, record, said
+from runflow.lib.schemas import (
+    NULL,
+    STRING,
+    TIMESTAMP,
+    UUID,
+    Answer,
+    Component,
+    Operation,
+    array,
+    nullable,
+    one_of,
+    record,
+    said,
+)
 
 TAG = "Account"
 
 _KEY_ID = "01a20c33-2f51-750e-b241-2829d879b891"
-_SCOPES = array(one_of(*Scope.values))
+_SCOPES = array(Component("Scope", one_of(*Scope.values)))
 _SCOPES_EXAMPLE = ["models:read", "batches:create", "batches:read"]
 ORGANIZATION = record("AuthMeOrganization", {"id": UUID, "name": STRING, "slug": STRING, "plan_code": NULL})
 MEMBERSHIP = record("AuthMeMembership", {"org": ORGANIZATION, "role_code": NULL, "scopes": _SCOPES})

@@ -185,7 +185,7 @@ STREAM_BATCH_EVENTS = Operation(
     ],
     answers={
         200: Answer(
-            STRING,
+            schema.EVENT_STREAM,
             "Until the batch or the stream ends.",
             example=_SSE,
             media_type="text/event-stream",

@@ -436,6 +436,8 @@ ITEM_ROW = listed(
     input=said(nullable(INPUTS), "Null in the list of all batches, unless `embed` or `fields` names it."),
     run=RUN_ROW,
 )
+# No type: readers of server-sent events take it apart into objects, others have it as one text.
+EVENT_STREAM = Component("EventStream", {"description": "Server-sent events, as the HTML standard has them."})
 BATCH_PAGE = page(BATCH_ROW, "BatchPage")
 ITEM_PAGE = page(ITEM_ROW, "BatchItemPage")
 RUN_PAGE = page(RUN_ROW, "RunPage")

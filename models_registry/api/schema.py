@@ -19,6 +19,7 @@ from runflow.lib.schemas import (
     Answer,
     Component,
     Operation,
+    Schema,
     array,
     listed,
     nullable,
@@ -33,6 +34,7 @@ TAG = "Models"
 _MODEL_ID = "01a20c32-19b0-7676-94c1-486340fc8234"
 _CREATED = "2026-11-24T06:15:40.272191+00:00"
 
+STATUS = Component("ModelStatusCode", said(one_of(*ModelStatus.values), "`inactive`: it takes no new work."))
 VARIABLE_TYPE = Component("VariableTypeCode", one_of(*VariableType.values))
 INPUT = record(
     "ModelInput",
@@ -105,7 +107,7 @@ _PUBLIC = {
     "name": STRING,
     "description": STRING,
     "version": said(STRING, "Grows when what it declares changes."),
-    "status_code": said(one_of(*ModelStatus.values), "`inactive`: it takes no new work."),
+    "status_code": STATUS,
     "price": said(MONEY, "USD for one run that succeeds."),
     **dict.fromkeys(_OF_THE_PUBLIC_API, NULL),
     "created_at": TIMESTAMP,
@@ -151,17 +153,23 @@ INPUT_SCHEMA = Component(
         "additionalProperties": False,
     },
 )
+
+
+def _always(value: str) -> Schema:
+    return {"type": "string", "const": value}
+
+
 PRICING = record(
     "ModelPricing",
     {
         "id": said(UUID, "The model's: it has one price."),
         "model_id": UUID,
-        "pricing_model_code": one_of("per_run"),
-        "rule_effect_code": one_of("base"),
+        "pricing_model_code": _always("per_run"),
+        "rule_effect_code": _always("base"),
         **dict.fromkeys(("model_input_id", "match_value", "dimension_code", "min_value", "max_value"), NULL),
         "price": MONEY,
-        "currency_code": one_of("USD"),
-        "unit_code": one_of("run"),
+        "currency_code": _always("USD"),
+        "unit_code": _always("run"),
         "multiplier_label": NULL,
         "description": STRING,
         "sort_order": INTEGER,

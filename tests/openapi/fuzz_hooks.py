@@ -1,9 +1,13 @@
-"""What schemathesis cannot know: that inputs are the model's. Loaded by it, in its own process (fuzz.py)."""
+"""What schemathesis cannot know: that inputs are the model's, and what a list can be asked. Loaded by it, in its own process
+(fuzz.py)."""
 
 from __future__ import annotations
 
+import random
+import re
 from typing import Any
 from urllib.parse import urlencode
+from zlib import crc32
 
 import schemathesis
 
@@ -12,6 +16,7 @@ KNOWN = {"text", "client_ref"}
 LONGEST_URL = 2048
 # gunicorn takes 4094 bytes of address.
 LONGEST_QUERY = 3000
+ID = "01a20c33-30d3-737b-a193-fcc95c0215a8"
 
 
 def _fits(made_up: Any) -> Any:
@@ -39,6 +44,70 @@ def map_body(context: Any, body: Any) -> Any:
     if isinstance(url, str) and len(url) <= LONGEST_URL and len(url) % 2:
         made["callback_url"] = "https://receiver.invalid/done"
     return made
+
+
+@schemathesis.hook
+def map_query(context: Any, query: Any) -> Any:
+    """Filters, orders and members as the list's description has them, in two of three requests that have any."""
+    parameters = {each.get("name"): each for each in context.operation.definition.raw.get("parameters", ())}
+    if not isinstance(query, dict) or "q" not in parameters:
+        return query
+    made = dict(query)
+    for name, make in (("q", _filter), ("sort_by", _order), ("fields", _some), ("embed", _some)):
+        if isinstance(made.get(name), str) and (seed := crc32(repr(made[name]).encode())) % 3:
+            made[name] = make(random.Random(seed), parameters[name]["description"], made[name])
+    return made
+
+
+def _filter(choose: random.Random, description: str, made_up: str) -> str:
+    """One to four conditions; their values sometimes what was made up."""
+    members = re.findall(r"^- `(\w+)` \(([A-Z ]+)\)(?:: (.*))?$", description, re.MULTILINE)
+    text = ""
+    for _ in range(choose.randint(1, 4)):
+        name, operators, note = choose.choice(members)
+        quoted = "'" + re.sub(r"(['\\\\])", r"\\\1", made_up[:50]) + "'"
+        values = [
+            "2026-04-01",
+            "2100-01-01T00:00:00+00:00",
+            "true",
+            "testing/any",
+            "a",
+            quoted,
+            ID,
+            *re.findall(r"`(\w+)`", note),
+        ]
+        path = f"{name}.{choose.choice(['a', quoted])}" if name == "metadata" else name
+        operator = choose.choice(operators.split())
+        value = choose.choice(values[-2:] if note else values)
+        condition = (
+            f"{path}.{operator}:({value},{choose.choice(values)})" if operator == "IN" else f"{path}.{operator}:{value}"
+        )
+        text += (choose.choice([" AND ", " OR ", " AND NOT "]) if text else "") + condition
+    return text
+
+
+def _order(choose: random.Random, description: str, _: str) -> str:
+    names = re.findall(r"`(\w+)`", "".join(re.findall(r"^By .*?\.", description, re.MULTILINE)))
+    return ",".join(
+        f"{name}{choose.choice(['', ':asc', ':desc'])}" for name in choose.sample(names, choose.randint(1, len(names)))
+    )
+
+
+def _some(choose: random.Random, description: str, _: str) -> str:
+    names = re.findall(r"`(\w+)`", description)
+    return ",".join(choose.sample(names, choose.randint(1, len(names))))
+
+
+@schemathesis.hook
+def map_headers(context: Any, headers: Any) -> Any:
+    """An `If-None-Match` that matches, now and then."""
+    if (
+        isinstance(headers, dict)
+        and isinstance(headers.get("If-None-Match"), str)
+        and len(headers["If-None-Match"]) % 2
+    ):
+        return {**headers, "If-None-Match": "*"}
+    return headers
 
 
 @schemathesis.hook

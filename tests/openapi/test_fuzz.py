@@ -55,7 +55,8 @@ def test_made_up_requests_get_no_answer_that_the_document_does_not_have(
         source_type="upload",
         mime_type="text/plain",
     )
-    stack.web()
+    # A stream of a batch that goes on is over before the tool's patience is.
+    stack.web(EVENT_STREAM_SECONDS="1")
     stack.worker()
     stack.beat()
     real = {
@@ -63,6 +64,8 @@ def test_made_up_requests_get_no_answer_that_the_document_does_not_have(
         "path.slug": model.slug,
         "path.batch_id": str(batch.pk),
         "path.item_id": str(handles[0].id),
+        "path.model_id": str(model.pk),
+        "path.input_id": str(model.inputs.get().pk),
         "path.run_id": str(handles[0].run_id),
         "path.secret_id": str(secret.pk),
         "path.asset_id": str(asset.pk),
