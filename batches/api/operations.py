@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from batches.api import lists, schema
+from batches.api import lists, run_schema, schema
 from callbacks.api.schema import TAG as CALLBACKS
 from callbacks.models import MOST_SHOWN
 from runflow.lib.list_query import BAD_QUERY, list_query
 from runflow.lib.schemas import (
     BOOLEAN,
-    ERROR,
-    NUMBER,
     PAGING,
     STRING,
     UUID,
@@ -21,10 +19,6 @@ from runflow.lib.schemas import (
     Operation,
     Query,
     array,
-    nullable,
-    one_of,
-    record,
-    said,
 )
 
 BATCHES, RUNS = "Batches", "Runs"
@@ -232,7 +226,7 @@ CANCEL_BATCH = Operation(
     tag=BATCHES,
     summary="Cancel a batch",
     description="Runs that wait are canceled at once; those at work are asked to stop, and end as they end.",
-    body=schema.CANCEL_REQUEST,
+    body=run_schema.CANCEL_REQUEST,
     is_body_optional=True,
     answers={
         200: Answer(schema.BATCH, "Unchanged: it has ended, or everything was asked before."),
@@ -281,13 +275,13 @@ CREATE_RUN = Operation(
     summary="Make a single run",
     description="One input, without a batch. Works for models that take no batches, too.",
     query=[_VALIDATE_ONLY],
-    body=schema.RUN_REQUEST,
+    body=run_schema.RUN_REQUEST,
     answers={
-        200: Answer(schema.RUN_ESTIMATE, "With `validate_only=true`: valid; nothing was made."),
-        201: Answer(schema.RUN, "The run, queued.", links=_RUN_LINKS),
+        200: Answer(run_schema.RUN_ESTIMATE, "With `validate_only=true`: valid; nothing was made."),
+        201: Answer(run_schema.RUN, "The run, queued.", links=_RUN_LINKS),
     },
     errors=_NO_MODEL,
-    callbacks=_callback(schema.RUN_CALLBACK, key="runEnded"),
+    callbacks=_callback(run_schema.RUN_CALLBACK, key="runEnded"),
 )
 LIST_RUNS = Operation(
     id="listRuns",
@@ -297,7 +291,7 @@ LIST_RUNS = Operation(
     query=list_query(lists.RUNS),
     answers={
         200: Answer(
-            schema.RUN_PAGE,
+            run_schema.RUN_PAGE,
             "A page of runs.",
             links=dict.fromkeys(("getRun", "listRunLogs"), _OF_FIRST_RUN),
         )
@@ -310,14 +304,16 @@ GET_RUN = Operation(
     summary="Read a run",
     description=_POLLING,
     headers=[_IF_NONE_MATCH],
-    answers={200: Answer(schema.RUN, "The run as it is now.", headers=_POLLED), 304: _UNCHANGED},
+    answers={200: Answer(run_schema.RUN, "The run as it is now.", headers=_POLLED), 304: _UNCHANGED},
     errors=_NO_RUN,
 )
 LIST_RUN_STATUSES = Operation(
     id="listRunStatuses",
     tag=RUNS,
     summary="List the statuses that a run can have",
-    answers={200: Answer(array(schema.RUN_STATUS_INFO), "All of them.", example=[schema.RUN_STATUS_INFO.example])},
+    answers={
+        200: Answer(array(run_schema.RUN_STATUS_INFO), "All of them.", example=[run_schema.RUN_STATUS_INFO.example])
+    },
 )
 LIST_RUN_LOGS = Operation(
     id="listRunLogs",
@@ -325,18 +321,18 @@ LIST_RUN_LOGS = Operation(
     summary="Read the log of a run",
     description="Oldest first. What was shown once stays.",
     query=PAGING,
-    answers={200: Answer(schema.RUN_LOG_PAGE, "A page of entries.")},
+    answers={200: Answer(run_schema.RUN_LOG_PAGE, "A page of entries.")},
     errors=_NO_RUN,
 )
 CANCEL_RUN = Operation(
     id="cancelRun",
     tag=RUNS,
     summary="Cancel a run",
-    body=schema.CANCEL_REQUEST,
+    body=run_schema.CANCEL_REQUEST,
     is_body_optional=True,
     answers={
-        200: Answer(schema.RUN, "Unchanged: it has ended, or was asked before."),
-        201: Answer(schema.RUN, "It was canceled, or asked to stop."),
+        200: Answer(run_schema.RUN, "Unchanged: it has ended, or was asked before."),
+        201: Answer(run_schema.RUN, "It was canceled, or asked to stop."),
     },
     errors=_NO_RUN,
 )
@@ -345,22 +341,22 @@ REPLAY_RUN = Operation(
     tag=RUNS,
     summary="Do a run again",
     description="Makes a new single run with the input of one that has ended, however it ended.",
-    body=schema.RUN_REPLAY_REQUEST,
+    body=run_schema.RUN_REPLAY_REQUEST,
     is_body_optional=True,
-    answers={201: Answer(schema.RUN, "The new run, queued.", links=_RUN_LINKS)},
+    answers={201: Answer(run_schema.RUN, "The new run, queued.", links=_RUN_LINKS)},
     errors=_NO_MODEL
     | {
         404: "There is no such run (`RUN_NOT_FOUND`), or its model is gone (`MODEL_NOT_FOUND`).",
         422: "Not valid; the run has not ended (`conflict`); or its input no longer fits the model.",
     },
-    callbacks=_callback(schema.RUN_CALLBACK, key="runEnded"),
+    callbacks=_callback(run_schema.RUN_CALLBACK, key="runEnded"),
 )
 LIST_RUN_CALLBACKS = Operation(
     id="listRunCallbacks",
     tag=CALLBACKS,
     summary="What was sent to a run's callback_url",
     description=f"Newest first, at most {MOST_SHOWN}, each with its attempts; kept for 30 days.",
-    answers={200: Answer(array(schema.RUN_DELIVERY), "Deliveries.", example=[schema.RUN_DELIVERY.example])},
+    answers={200: Answer(array(run_schema.RUN_DELIVERY), "Deliveries.", example=[run_schema.RUN_DELIVERY.example])},
     errors=_NO_RUN,
 )
 REDELIVER_RUN_CALLBACK = Operation(
@@ -368,58 +364,6 @@ REDELIVER_RUN_CALLBACK = Operation(
     tag=CALLBACKS,
     summary="Send a run's callback again",
     description="With a body made anew.",
-    answers={201: Answer(schema.RUN_DELIVERY, "The delivery, pending.")},
+    answers={201: Answer(run_schema.RUN_DELIVERY, "The delivery, pending.")},
     errors=_NO_RUN | {422: _NOT_REDELIVERED},
-)
-
-# --- The server -------------------------------------------------------------------------------------------------------
-
-_AGE = nullable({**NUMBER, "minimum": 0})
-_PROGRESS = record(
-    "Progress",
-    {
-        f"{name}_seconds": _AGE
-        for name in (
-            "oldest_claimable_run",
-            "last_claim",
-            "last_sweep",
-            "oldest_due_callback",
-            "last_callback_attempt",
-        )
-    },
-    description="Ages; null is never, or nothing waits.",
-)
-_READINESS = {
-    "status": one_of("ok", "degraded", "unavailable"),
-    "database": one_of("ok", "unavailable"),
-    "broker": one_of("ok", "unavailable", "unknown"),
-    "reasons": said(array(STRING), "What is wrong, for people."),
-    "progress": nullable(_PROGRESS),
-}
-READINESS = record(
-    "Readiness",
-    _READINESS,
-    example={
-        "status": "ok",
-        "database": "ok",
-        "broker": "ok",
-        "reasons": [],
-        "progress": {
-            "oldest_claimable_run_seconds": 0.412,
-            "last_claim_seconds": 1.3,
-            "last_sweep_seconds": 3.871,
-            "oldest_due_callback_seconds": None,
-            "last_callback_attempt_seconds": 12.044,
-        },
-    },
-)
-UNREADY = record("Unreadiness", {**ERROR.schema["properties"], **_READINESS}, description="Also an `ErrorResponse`.")
-GET_READINESS = Operation(
-    id="getReadiness",
-    tag="Server",
-    summary="Whether the server can take requests, and does what was asked of it",
-    answers={
-        200: Answer(READINESS, "`ok`, or `degraded`: requests are taken, but something stands still."),
-        503: Answer(UNREADY, "The database does not answer."),
-    },
 )

@@ -13,7 +13,7 @@ from django.db import InterfaceError, OperationalError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from batches.api import operations
+from batches.api import readiness_schema
 from batches.progress import Progress, read_progress
 from runflow.lib import errors
 from runflow.lib.broker import is_broker_there
@@ -101,7 +101,7 @@ prober = Prober()
 class ReadinessView(ApiView):
     authentication_classes: Sequence[type] = []
     permission_classes: Sequence[type] = []
-    documented = {"GET": operations.GET_READINESS}
+    documented = {"GET": readiness_schema.GET_READINESS}
 
     def get(self, request: Request) -> Response:
         readiness = prober.look()

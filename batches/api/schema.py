@@ -1,23 +1,42 @@
-"""What batches and runs look like, by the names that schemas.json gives them (see runflow.lib.schemas)."""
+"""What batches look like, by the names that schemas.json gives them (see runflow.lib.schemas). Runs are in run_schema.py."""
 
 from __future__ import annotations
 
-from assets.models import AssetType
-from batches.logs import Level
-from batches.models import BATCH_TERMINAL, TERMINAL, BatchStatus, RunStatus, Source, Stage
+from batches.api.run_schema import (
+    BATCH_ID,
+    CALLBACK_URL_GIVEN,
+    CLIENT_REF_GIVEN,
+    COMPLETED,
+    CREATED,
+    EMBEDDED,
+    ENDING,
+    ENDING_EXAMPLE,
+    INPUT_EXAMPLE,
+    INPUTS,
+    ITEM_ERROR,
+    KEY_ID,
+    METADATA,
+    MODEL_ID,
+    ORG_ID,
+    RUN,
+    RUN_ID,
+    RUN_OUTPUT,
+    RUN_ROW,
+    RUN_STATUS,
+    SOURCE,
+    STARTED,
+    TARGET_TYPE,
+)
+from batches.models import BATCH_TERMINAL, BatchStatus
 from batches.replays import Only
-from batches.services import MAX_CALLBACK_URL, MAX_ITEMS
+from batches.services import MAX_ITEMS
 from callbacks.api.schema import delivery
 from runflow.lib.schemas import (
-    BOOLEAN,
     COUNT,
-    INTEGER,
     MONEY,
     NULL,
-    NUMBER,
     STRING,
     TIMESTAMP,
-    URL,
     UUID,
     Component,
     array,
@@ -30,204 +49,45 @@ from runflow.lib.schemas import (
     said,
 )
 
-_BATCH_ID = "01a20c33-30d3-737b-a193-fcc95c0215a8"
-_RUN_ID = "01a20c33-30d3-737b-a193-fccbeef01f96"
-_ORG_ID = "01a20c33-2f4e-732e-8fd3-607b145845a0"
-_MODEL_ID = "01a20c32-19b0-7676-94c1-486340fc8234"
-_KEY_ID = "01a20c33-2f51-750e-b241-2829d879b891"
-_CREATED = "2026-11-24T06:16:51.155072+00:00"
-_STARTED = "2026-11-24T06:16:51.535837+00:00"
-_COMPLETED = "2026-11-24T06:16:51.725303+00:00"
-
-RUN_STATUS = Component("RunStatusCode", one_of(*RunStatus.values))
 BATCH_STATUS = Component("BatchStatusCode", one_of(*BatchStatus.values))
-_TARGET = {"type": "string", "const": "model"}
-SOURCE = Component("SourceCode", one_of(*Source.values))
-STAGE = Component("StageCode", one_of(*Stage.values))
-METADATA = Component(
-    "Metadata", {"type": "object", "description": "Your own; comes back as it is. At most 16 KiB as JSON."}
-)
 
 # --- Requests ---------------------------------------------------------------------------------------------------------
 
-_CALLBACK_URL_GIVEN = {
-    "type": ["string", "null"],
-    "maxLength": MAX_CALLBACK_URL,
-    "description": "An http(s) URL that is told once when all has ended.",
-}
-_CLIENT_REF_GIVEN = {"type": ["string", "null"], "maxLength": 255, "description": "Comes back with the item."}
-
-_INPUT_EXAMPLE = {"image_url": "https://shop.example/mug.jpg", "aspect_ratio": "1:1", "resolution": "1K"}
-
-INPUTS = Component(
-    "Inputs",
-    {"type": "object", "description": "What the model declares as its inputs."},
-)
 ITEM_INPUT = Component(
     "BatchItemInput",
     {
         "type": "object",
-        "properties": {"client_ref": _CLIENT_REF_GIVEN},
+        "properties": {"client_ref": CLIENT_REF_GIVEN},
         "additionalProperties": True,
         "description": "The inputs that the model declares, flat, and beside them an optional `client_ref`. Media are http(s) "
         "URLs, `data:` URIs, `runflow://assets/{id}`, or the URL of an earlier output.",
     },
-    {"client_ref": "mug-square", **_INPUT_EXAMPLE},
+    {"client_ref": "mug-square", **INPUT_EXAMPLE},
 )
 BATCH_REQUEST = given(
     "BatchCreateRequest",
     required={"input": array(ITEM_INPUT, minItems=1, maxItems=MAX_ITEMS)},
-    optional={"metadata": nullable(METADATA), "callback_url": _CALLBACK_URL_GIVEN},
+    optional={"metadata": nullable(METADATA), "callback_url": CALLBACK_URL_GIVEN},
     example={
         "input": [
-            {"client_ref": "mug-square", **_INPUT_EXAMPLE},
-            {"client_ref": "mug-story", **_INPUT_EXAMPLE, "aspect_ratio": "9:16"},
+            {"client_ref": "mug-square", **INPUT_EXAMPLE},
+            {"client_ref": "mug-story", **INPUT_EXAMPLE, "aspect_ratio": "9:16"},
         ],
         "metadata": {"order": 1001},
         "callback_url": None,
     },
-)
-RUN_REQUEST = given(
-    "RunCreateRequest",
-    required={"input": INPUTS},
-    optional={
-        "client_ref": _CLIENT_REF_GIVEN,
-        "metadata": nullable(METADATA),
-        "callback_url": _CALLBACK_URL_GIVEN,
-    },
-    example={"input": _INPUT_EXAMPLE, "client_ref": "mug-square"},
-)
-CANCEL_REQUEST = given(
-    "CancelRequest",
-    optional={"reason": {"type": ["string", "null"], "minLength": 3, "maxLength": 500}},
-    example={"reason": "the customer changed the order"},
 )
 BATCH_REPLAY_REQUEST = given(
     "BatchReplayRequest",
     optional={
         "only": said(nullable(one_of(*Only)), "`failed` (the default): what failed or was canceled."),
         "metadata": said(nullable(METADATA), "Not given: that of the old batch."),
-        "callback_url": _CALLBACK_URL_GIVEN | {"description": "Not given: that of the old batch."},
+        "callback_url": CALLBACK_URL_GIVEN | {"description": "Not given: that of the old batch."},
     },
     example={"only": "failed", "metadata": {"order": 1001, "try": 2}, "callback_url": "https://shop.example/done"},
 )
-RUN_REPLAY_REQUEST = given(
-    "RunReplayRequest",
-    optional={
-        "metadata": said(nullable(METADATA), "Not given: that of the old run."),
-        "callback_url": _CALLBACK_URL_GIVEN | {"description": "Not given: that of the old run."},
-    },
-    example={"metadata": {"try": 2}},
-)
 
-# --- Runs -------------------------------------------------------------------------------------------------------------
-
-MEDIA_OUTPUT = Component(
-    "MediaOutput",
-    {
-        "type": "object",
-        "properties": {
-            "url": said(URL, "Signed, expires; a later read signs anew."),
-            "type": one_of(*AssetType.values),
-            "width": said(nullable(COUNT), "Pixels."),
-            "height": said(nullable(COUNT), "Pixels."),
-            "mime_type": nullable(STRING),
-        },
-        "required": ["url", "type"],
-    },
-)
-RUN_OUTPUT = record(
-    "RunOutput",
-    {
-        "outputs": array(MEDIA_OUTPUT),
-        "seed": nullable(INTEGER),
-        "timing": said(nullable({"type": "object", "additionalProperties": NUMBER}), "Seconds by stage."),
-        "nsfw_detected": nullable(BOOLEAN),
-    },
-    example={
-        "outputs": [
-            {
-                "url": "http://127.0.0.1:8000/v1/files/01a20c33-32ef-7c52-8a33-0f5f2f6d1a01?expires=1795504642&signature=48ce4f8c",
-                "type": "image",
-                "mime_type": "image/jpeg",
-                "width": 1024,
-                "height": 1024,
-            }
-        ],
-        "seed": None,
-        "timing": {"execute": 0.107234},
-        "nsfw_detected": None,
-    },
-)
-ITEM_ERROR = record("ItemError", {"code": nullable(STRING), "message": nullable(STRING), "stage_code": nullable(STAGE)})
-_RUN_LINKS = {"type": "object", "properties": {"self": STRING, "batch": STRING}, "required": ["self"]}
-RUN = record(
-    "Run",
-    {
-        "id": UUID,
-        "model_id": UUID,
-        "target_type": _TARGET,
-        "org_id": UUID,
-        "status_code": RUN_STATUS,
-        "source_code": SOURCE,
-        "input": INPUTS,
-        "output": said(nullable(RUN_OUTPUT), "Of a success."),
-        "duration_ms": nullable(COUNT),
-        "cost": said(nullable(MONEY), "USD; null until it succeeded."),
-        "cost_breakdown": NULL,
-        "nodes_total": nullable(COUNT),
-        "nodes_completed": nullable(COUNT),
-        "resolved_template_id": nullable(UUID),
-        "batch_id": said(nullable(UUID), "Null for a single run."),
-        "client_ref": nullable(STRING),
-        "replay_of": said(nullable(UUID), "The run that this one does again."),
-        "request_id": said(nullable(STRING), "The `X-Request-Id` of the request that made it."),
-        "created_by": said(nullable(UUID), "The API key's id."),
-        "created_at": TIMESTAMP,
-        "started_at": nullable(TIMESTAMP),
-        "completed_at": nullable(TIMESTAMP),
-        "callback_url": nullable(STRING),
-        "metadata": nullable(METADATA),
-        "links": _RUN_LINKS,
-        "failure_code": nullable(STRING),
-        "failure_message": nullable(STRING),
-        "failure_stage_code": nullable(STAGE),
-    },
-    example={
-        "id": _RUN_ID,
-        "model_id": _MODEL_ID,
-        "target_type": "model",
-        "org_id": _ORG_ID,
-        "status_code": "succeeded",
-        "source_code": "api",
-        "input": _INPUT_EXAMPLE,
-        "output": RUN_OUTPUT.example,
-        "duration_ms": 189,
-        "cost": "0.55",
-        "cost_breakdown": None,
-        "nodes_total": None,
-        "nodes_completed": None,
-        "resolved_template_id": "01a20c32-19b0-7676-94c1-486403b0aaa3",
-        "batch_id": _BATCH_ID,
-        "client_ref": "mug-square",
-        "replay_of": None,
-        "request_id": "01a20c33-30d1-7c44-8a5e-3d1f2f6d1a77",
-        "created_by": _KEY_ID,
-        "created_at": _CREATED,
-        "started_at": _STARTED,
-        "completed_at": _COMPLETED,
-        "callback_url": None,
-        "metadata": None,
-        "links": {"self": f"/v1/runs/{_RUN_ID}", "batch": f"/v1/batches/{_BATCH_ID}"},
-        "failure_code": None,
-        "failure_message": None,
-        "failure_stage_code": None,
-    },
-)
-_EMBEDDED = "Null unless `embed` or `fields` names it."
-RUN_ROW = listed(RUN, "RunRow", input=said(nullable(INPUTS), _EMBEDDED), example=RUN.example | {"input": None})
-
-# --- Batches ----------------------------------------------------------------------------------------------------------
+# --- Answers ----------------------------------------------------------------------------------------------------------
 
 HANDLE = record(
     "BatchItemHandle",
@@ -248,7 +108,7 @@ _COUNTERS = {
 _HANDLE_EXAMPLE = {
     "id": "01a20c33-30d3-737b-a193-fccac8ecf736",
     "sequence_index": 0,
-    "run_id": _RUN_ID,
+    "run_id": RUN_ID,
     "status_code": "succeeded",
     "client_ref": "mug-square",
 }
@@ -256,7 +116,7 @@ BATCH_CREATED = record(
     "BatchCreateResponse",
     {
         "id": UUID,
-        "target_type": _TARGET,
+        "target_type": TARGET_TYPE,
         "target_id": said(UUID, "The model's id."),
         "status_code": BATCH_STATUS,
         **_COUNTERS,
@@ -271,9 +131,9 @@ BATCH_CREATED = record(
         "completed_at": nullable(TIMESTAMP),
     },
     example={
-        "id": _BATCH_ID,
+        "id": BATCH_ID,
         "target_type": "model",
-        "target_id": _MODEL_ID,
+        "target_id": MODEL_ID,
         "status_code": "queued",
         "items_total": 1,
         "items_succeeded": 0,
@@ -285,7 +145,7 @@ BATCH_CREATED = record(
         "metadata": {"order": 1001},
         "callback_url": None,
         "replay_of": None,
-        "created_at": _CREATED,
+        "created_at": CREATED,
         "started_at": None,
         "completed_at": None,
     },
@@ -309,7 +169,7 @@ BATCH_OUTPUT = record(
             {
                 "sequence_index": 0,
                 "client_ref": "mug-square",
-                "run_id": _RUN_ID,
+                "run_id": RUN_ID,
                 "status_code": "succeeded",
                 "output": RUN_OUTPUT.example,
                 "error": None,
@@ -326,8 +186,8 @@ BATCH = record(
     {
         "id": UUID,
         "org_id": UUID,
-        "target_type_code": _TARGET,
-        "target_type": _TARGET,
+        "target_type_code": TARGET_TYPE,
+        "target_type": TARGET_TYPE,
         "target_id": said(UUID, "The model's id."),
         "status_code": BATCH_STATUS,
         "source_code": SOURCE,
@@ -356,11 +216,11 @@ BATCH = record(
         "items": array(HANDLE),
     },
     example={
-        "id": _BATCH_ID,
-        "org_id": _ORG_ID,
+        "id": BATCH_ID,
+        "org_id": ORG_ID,
         "target_type_code": "model",
         "target_type": "model",
-        "target_id": _MODEL_ID,
+        "target_id": MODEL_ID,
         "status_code": "succeeded",
         "source_code": "api",
         "items_total": 1,
@@ -379,20 +239,20 @@ BATCH = record(
         "failure_message": None,
         "failure_stage_code": None,
         "replay_of": None,
-        "created_by": _KEY_ID,
-        "created_at": _CREATED,
-        "started_at": _STARTED,
-        "completed_at": _COMPLETED,
-        "links": {"self": f"/v1/batches/{_BATCH_ID}", "items": f"/v1/batches/{_BATCH_ID}/items"},
+        "created_by": KEY_ID,
+        "created_at": CREATED,
+        "started_at": STARTED,
+        "completed_at": COMPLETED,
+        "links": {"self": f"/v1/batches/{BATCH_ID}", "items": f"/v1/batches/{BATCH_ID}/items"},
         "items": [_HANDLE_EXAMPLE],
     },
 )
 BATCH_ROW = listed(
     BATCH,
     "BatchRow",
-    items=said(nullable(array(HANDLE)), _EMBEDDED),
-    input=said(nullable(array(ITEM_INPUT)), _EMBEDDED),
-    output=said(nullable(BATCH_OUTPUT), _EMBEDDED),
+    items=said(nullable(array(HANDLE)), EMBEDDED),
+    input=said(nullable(array(ITEM_INPUT)), EMBEDDED),
+    output=said(nullable(BATCH_OUTPUT), EMBEDDED),
     example=BATCH.example | {"items": None, "output": None},
 )
 ITEM = record(
@@ -415,18 +275,18 @@ ITEM = record(
     },
     example={
         "id": _HANDLE_EXAMPLE["id"],
-        "batch_id": _BATCH_ID,
+        "batch_id": BATCH_ID,
         "sequence_index": 0,
-        "run_id": _RUN_ID,
-        "created_at": _CREATED,
+        "run_id": RUN_ID,
+        "created_at": CREATED,
         "client_ref": "mug-square",
         "status_code": "succeeded",
-        "input": _INPUT_EXAMPLE,
+        "input": INPUT_EXAMPLE,
         "cost": "0.55",
         "output": RUN_OUTPUT.example,
         "error": None,
-        "started_at": _STARTED,
-        "completed_at": _COMPLETED,
+        "started_at": STARTED,
+        "completed_at": COMPLETED,
         "run": RUN.example,
     },
 )
@@ -440,65 +300,14 @@ ITEM_ROW = listed(
 EVENT_STREAM = Component("EventStream", {"description": "Server-sent events, as the HTML standard has them."})
 BATCH_PAGE = page(BATCH_ROW, "BatchPage")
 ITEM_PAGE = page(ITEM_ROW, "BatchItemPage")
-RUN_PAGE = page(RUN_ROW, "RunPage")
-RUN_LOG = record(
-    "RunLog",
-    {
-        "id": UUID,
-        "run_id": UUID,
-        "level_code": said(
-            one_of(*Level.values), "`warning`: an attempt failed, the run goes on. `error`: the run failed."
-        ),
-        "message": said(STRING, "For people."),
-        "timestamp": TIMESTAMP,
-        "meta": {"type": "object", "description": "For programs: `attempt`, `failure_code`, `next_attempt_at`, …"},
-        "run": NULL,
-    },
-    example={
-        "id": "0b8d1c7e-61d4-5f8a-8a53-0c9f5d7e2a44",
-        "run_id": _RUN_ID,
-        "level_code": "warning",
-        "message": "Attempt 1 failed: PROVIDER_UNAVAILABLE: The provider does not answer. It is tried again.",
-        "timestamp": _COMPLETED,
-        "meta": {
-            "attempt": 1,
-            "failure_code": "PROVIDER_UNAVAILABLE",
-            "failure_stage_code": "dispatch",
-            "next_attempt_at": "2026-11-24T06:16:53.925303+00:00",
-        },
-        "run": None,
-    },
-)
-RUN_LOG_PAGE = page(RUN_LOG)
-RUN_STATUS_INFO = record(
-    "RunStatus",
-    {"status_code": RUN_STATUS, "description": said(STRING, "For people."), "is_terminal": BOOLEAN},
-    example={
-        "status_code": "queued",
-        "description": "It waits for its turn, or for another attempt.",
-        "is_terminal": False,
-    },
-)
 BATCH_ESTIMATE = record(
     "BatchEstimate",
     {"valid": {"type": "boolean", "const": True}, "items_total": COUNT, "estimated_cost": MONEY},
     example={"valid": True, "items_total": 2, "estimated_cost": "1.10"},
 )
-RUN_ESTIMATE = record(
-    "RunEstimate",
-    {"valid": {"type": "boolean", "const": True}, "estimated_cost": MONEY},
-    example={"valid": True, "estimated_cost": "0.55"},
-)
 
 # --- Callbacks --------------------------------------------------------------------------------------------------------
 
-_ENDING = {
-    "duration_ms": nullable(COUNT),
-    "created_at": TIMESTAMP,
-    "completed_at": nullable(TIMESTAMP),
-    "metadata": nullable(METADATA),
-}
-_ENDING_EXAMPLE = {"duration_ms": 189, "created_at": _CREATED, "completed_at": _COMPLETED, "metadata": {"order": 1001}}
 BATCH_CALLBACK = record(
     "BatchCallbackPayload",
     {
@@ -506,32 +315,14 @@ BATCH_CALLBACK = record(
         "batch_id": UUID,
         "status": one_of(*BATCH_TERMINAL),
         "output": BATCH_OUTPUT,
-        **_ENDING,
+        **ENDING,
     },
     example={
         "event": "batch.succeeded",
-        "batch_id": _BATCH_ID,
+        "batch_id": BATCH_ID,
         "status": "succeeded",
         "output": BATCH_OUTPUT.example,
-        **_ENDING_EXAMPLE,
-    },
-)
-RUN_CALLBACK = record(
-    "RunCallbackPayload",
-    {
-        "event": one_of("run.completed", "run.failed", "run.cancelled"),
-        "run_id": UUID,
-        "status": one_of(*TERMINAL),
-        "output": nullable(RUN_OUTPUT),
-        **_ENDING,
-    },
-    example={
-        "event": "run.completed",
-        "run_id": _RUN_ID,
-        "status": "succeeded",
-        "output": RUN_OUTPUT.example,
-        **_ENDING_EXAMPLE,
+        **ENDING_EXAMPLE,
     },
 )
 BATCH_DELIVERY = delivery("BatchCallbackDelivery", subject="batch_id", payload=BATCH_CALLBACK)
-RUN_DELIVERY = delivery("RunCallbackDelivery", subject="run_id", payload=RUN_CALLBACK)
