@@ -254,8 +254,9 @@ def _path_parameters(path: str, declared: Operation) -> list[Json]:
 
 def _parameter(declared: Query | Header, where: str) -> Json:
     parameter = {"name": declared.name, "in": where, "description": declared.description, "schema": declared.schema}
-    # Empty is "not given".
-    return parameter | ({"allowEmptyValue": True} if where == "query" else {})
+    # Empty is "not given", but not of a boolean.
+    may_be_empty = where == "query" and declared.schema.get("type") != "boolean"
+    return parameter | ({"allowEmptyValue": True} if may_be_empty else {})
 
 
 def _answer(answer: Answer, standing: Sequence[str]) -> Json:

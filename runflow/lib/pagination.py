@@ -52,7 +52,7 @@ def page_of_list(rows: Sequence[R], query: Mapping[str, str], *, order: Order) -
     cursor = query.get("pq") or None
     beside = _decode(cursor, order) if cursor is not None else order.start
     values = [getattr(row, order.column) for row in rows]
-    if cursor is not None and is_true(query.get("from_prev")):
+    if is_true(query.get("from_prev")) and cursor is not None:
         end = bisect_left(values, beside)
         start = max(0, end - limit)
     else:

@@ -52,12 +52,14 @@ def json_object(request: Request) -> dict[str, Any]:
 
 
 def is_true(text: str | None) -> bool:
-    """A boolean query parameter; absent and empty are false.
+    """A boolean query parameter; absent is false.
 
-    Raises BadRequest for what is neither: `?validate_only=yes` must not become a real batch.
+    Raises BadRequest for what is neither: `?validate_only=yes`, or the bare word, must not become a real batch.
     """
-    spelt = (text or "").lower()
-    if spelt not in ("", "true", "1", "false", "0"):
+    if text is None:
+        return False
+    spelt = text.lower()
+    if spelt not in ("true", "1", "false", "0"):
         raise errors.BadRequest(f'A boolean query parameter must be true or false, not "{shown(spelt)}".')
     return spelt in ("true", "1")
 

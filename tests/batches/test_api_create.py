@@ -513,13 +513,15 @@ def test_estimated_cost_is_exact(api: CommittingApi, rung: Rung, price: str, ite
     assert api.post(url(model, "?validate_only=true"), {"input": [{}] * items}).json()["estimated_cost"] == cost
 
 
-@pytest.mark.parametrize("query", ["?validate_only=false", "?validate_only=0", "?validate_only"])
+@pytest.mark.parametrize("query", ["?validate_only=false", "?validate_only=0", ""])
 def test_validate_only_that_is_not_true_creates(api: CommittingApi, model: Model, rung: Rung, query: str) -> None:
     assert api.post(url(model, query), {"input": [A]}).status_code == 201
     assert Batch.objects.count() == 1
 
 
-@pytest.mark.parametrize("query", ["?validate_only=yes", "?validate_only=10", "?validate_only=%00"])
+@pytest.mark.parametrize(
+    "query", ["?validate_only=yes", "?validate_only=10", "?validate_only=%00", "?validate_only=", "?validate_only"]
+)
 def test_validate_only_that_is_neither_true_nor_false_is_400_and_creates_nothing(
     api: CommittingApi, model: Model, rung: Rung, query: str
 ) -> None:

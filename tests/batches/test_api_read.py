@@ -523,9 +523,10 @@ def test_a_page_holds_fifty_unless_told(api: Api) -> None:
         assert len(api.get(f"/v1/batches/{batch.pk}/items{query}").json()["items"]) == 50
 
 
-def test_a_from_prev_that_is_neither_true_nor_false_is_400(api: Api) -> None:
+@pytest.mark.parametrize("value", ["o", ""])
+def test_a_from_prev_that_is_neither_true_nor_false_is_400(api: Api, value: str) -> None:
     batch, _ = make_batch(organization=api.organization)
-    assert_error(api.get(f"/v1/batches/{batch.pk}/items?from_prev=o"), 400, "BAD_REQUEST")
+    assert_error(api.get(f"/v1/batches/{batch.pk}/items?from_prev={value}"), 400, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize(

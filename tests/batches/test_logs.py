@@ -241,6 +241,11 @@ def test_a_log_is_walked_in_pages_and_back(api: Api, run: Run) -> None:
         assert status == (200 if query == "?pq=bA" else 400), query  # "bA" is the start of the list
 
 
+@pytest.mark.parametrize("query", ["from_prev=o", "from_prev=", "limit=0", "pq=o"])
+def test_a_page_of_a_log_that_nobody_can_mean_is_400(api: Api, run: Run, query: str) -> None:
+    assert_error(api.get(f"/v1/runs/{run.pk}/logs?{query}"), 400, "BAD_REQUEST")
+
+
 def test_an_entry_that_comes_while_somebody_walks_is_seen_once(api: Api, run: Run) -> None:
     attempt(AWAY)
     first = api.get(f"/v1/runs/{run.pk}/logs?limit=4").json()
