@@ -28,6 +28,7 @@ from tests.threads import InThread, lock_waiters, wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 URL = "https://shop.example/done"
+NO_FILES = '{"outputs": [], "seed": null, "timing": null, "nsfw_detected": null}'
 
 
 def payload(delivery: CallbackDelivery) -> Any:
@@ -66,7 +67,7 @@ def end_run(run: Run, status: RunStatus) -> None:
                 run.pk,
                 claimed.attempt,
                 status,
-                output='{"outputs": []}' if status == RunStatus.SUCCEEDED else None,
+                output=NO_FILES if status == RunStatus.SUCCEEDED else None,
                 failure_code="EXECUTION_FAILED" if is_failed else None,
                 delay=0.0,
             )
@@ -105,7 +106,7 @@ def test_every_end_of_a_batch_calls_back_and_says_how(
     body = payload(delivery)
     assert_matches("BatchCallbackPayload", body)
     outputs: dict[str, Any] = {
-        "succeeded": {"outputs": [], "seed": None, "timing": None, "nsfw_detected": None},
+        "succeeded": json.loads(NO_FILES),
         "failed": None,
         "canceled": None,
     }
@@ -151,12 +152,12 @@ def test_a_batch_without_a_callback_url_calls_nobody(rung: Rung, count_queries: 
 def test_a_batch_that_goes_on_has_no_callback_yet() -> None:
     batch, _ = make_batch(items=[{"text": "a"}, {"text": "b"}], callback_url=URL)
     first, second = lifecycle.claim_runs(provider_id=Run.objects.all()[0].provider_id, limit=2)
-    lifecycle.settle(settlements=[Settlement(first.id, 1, RunStatus.SUCCEEDED, output='{"outputs": []}')])
+    lifecycle.settle(settlements=[Settlement(first.id, 1, RunStatus.SUCCEEDED, output=NO_FILES)])
     assert CallbackDelivery.objects.count() == 0
     lifecycle.settle(settlements=[Settlement(second.id, 1, RunStatus.QUEUED)])
     assert CallbackDelivery.objects.count() == 0
     (again,) = lifecycle.claim_runs(provider_id=Run.objects.all()[0].provider_id, limit=2)
-    lifecycle.settle(settlements=[Settlement(again.id, 2, RunStatus.SUCCEEDED, output='{"outputs": []}')])
+    lifecycle.settle(settlements=[Settlement(again.id, 2, RunStatus.SUCCEEDED, output=NO_FILES)])
     assert CallbackDelivery.objects.get().subject_id == batch.pk
 
 
@@ -195,7 +196,7 @@ def test_every_end_of_a_run_with_its_own_callback_url_calls_back(status: RunStat
         "event": event,
         "run_id": str(run.pk),
         "status": status,
-        "output": {"outputs": []} if status == RunStatus.SUCCEEDED else None,
+        "output": json.loads(NO_FILES) if status == RunStatus.SUCCEEDED else None,
         "duration_ms": run.duration_ms,
         "created_at": run.created_at.isoformat(),
         "completed_at": run.completed_at.isoformat() if run.completed_at else None,
@@ -224,7 +225,7 @@ def test_ends_cost_the_same_statements_for_one_batch_and_for_twenty(count_querie
         runs = lifecycle.claim_runs(provider_id=Run.objects.all()[0].provider_id, limit=1000)
         with count_queries() as log:
             lifecycle.settle(
-                settlements=[Settlement(r.id, r.attempt, RunStatus.SUCCEEDED, output='{"outputs": []}') for r in runs]
+                settlements=[Settlement(r.id, r.attempt, RunStatus.SUCCEEDED, output=NO_FILES) for r in runs]
             )
         return len(log.captured_queries)
 
