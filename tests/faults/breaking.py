@@ -18,8 +18,14 @@ from tests.faults.recovery import Eyes, Recoveries
 Steps = Iterator[float]
 # Seconds between two looks whether a process works again.
 _LOOK = 0.2
-# Seconds that a stop waits for a good moment, looking so often.
-_PATIENCE, _GLANCE = 5.0, 0.05
+# Seconds that a stop waits for a good moment, and one that needs it; looking so often.
+_PATIENCE, _LONG_PATIENCE, _GLANCE = 5.0, 10.0, 0.05
+# Whether another attempt at one of these runs is under way, or none will be.
+NEXT_RUNS = """
+SELECT bool_or(run.attempt > held.attempt AND run.status_code = 'running') OR bool_and(run.completed_at IS NOT NULL)
+  FROM batches_run AS run
+  JOIN unnest(%s::uuid[], %s::int[]) AS held (id, attempt) ON run.id = held.id
+"""
 CUT = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
@@ -61,10 +67,10 @@ def kill_child(drill: Drill, fault: Fault) -> Steps:
 
 
 def stop(drill: Drill, fault: Fault) -> Steps:
-    # In the middle of what takes long: then somebody else is at it when this one comes back.
     begun = time.monotonic()
-    while fault.target in WORKERS and time.monotonic() - begun < _PATIENCE:
-        if drill.house.is_at_slow_work(fault.target):
+    # In the middle of what takes long: then somebody else may be at it when this one comes back.
+    while fault.target in WORKERS and not drill.house.slow_work(fault.target):
+        if time.monotonic() - begun > _PATIENCE:
             break
         yield _GLANCE
     _watch_held(drill, fault)
@@ -73,6 +79,22 @@ def stop(drill: Drill, fault: Fault) -> Steps:
     drill.house.go_on(fault.target)
     if fault.target == "beat":
         _watch(drill, "beat", fault)
+
+
+def stop_until_late(drill: Drill, fault: Fault) -> Steps:
+    """It goes on when somebody else is at what it holds: its answer comes while that one works."""
+    begun = time.monotonic()
+    while not (held := drill.house.slow_work(fault.target)) and time.monotonic() - begun < _LONG_PATIENCE:
+        yield _GLANCE
+    _watch_held(drill, fault)
+    drill.house.stop(fault.target)
+    begun = time.monotonic()
+    while time.monotonic() - begun < fault.seconds:
+        yield _LOOK
+        answer = drill.eyes.ask(NEXT_RUNS, [run_id for run_id, _ in held], [attempt for _, attempt in held])
+        if answer and answer[0][0]:
+            break
+    drill.house.go_on(fault.target)
 
 
 def flush(drill: Drill, fault: Fault) -> Steps:
@@ -128,6 +150,7 @@ STEPS = {
     "kill a child": kill_child,
     "stop": stop,
     "stop briefly": stop,
+    "stop until late": stop_until_late,
     "flush": flush,
     "flush for a while": flush,
     "restart": restart,

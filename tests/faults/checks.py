@@ -172,17 +172,22 @@ def outputs_are_there(evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id}, input {run.input!r}: {len(outputs)} outputs, first {(bodies or [None])[0]!r:.80}"
 
 
-@check("what succeeded had been done before, by the attempt that counts")
-def successes_were_done(evidence: Evidence) -> Iterator[str]:
-    done: dict[tuple[str, int], float] = {}
+@check("what succeeded had been done before, by the attempt that counts; and what was refused, refused")
+def ends_were_reached(evidence: Evidence) -> Iterator[str]:
+    reached: dict[tuple[str, int, str], float] = {}
     for each in [*evidence.executions, *evidence.jobs]:
-        if each.event == "done":
-            done.setdefault((each.run_id, each.attempt), each.at)
+        reached.setdefault((each.run_id, each.attempt, each.event), each.at)
+    local = {run.id for run in evidence.runs if run.is_local}
+    events = {str(RunStatus.SUCCEEDED): "done", str(RunStatus.FAILED): "refused"}
     for move in evidence.moves:
-        if move.subject == "run" and move.became == RunStatus.SUCCEEDED:
-            at = done.get((move.subject_id, move.attempt or 0))
-            if at is None or at > move.at.timestamp():
-                yield f"run {move.subject_id} succeeded in attempt {move.attempt} at {move.at}, which was not done then"
+        if move.subject != "run" or move.became not in events:
+            continue
+        if move.became == RunStatus.FAILED and move.subject_id not in local:
+            continue  # that has many reasons
+        event = events[move.became]
+        at = reached.get((move.subject_id, move.attempt or 0, event))
+        if at is None or at > move.at.timestamp():
+            yield f"run {move.subject_id} {move.became} in attempt {move.attempt} at {move.at}, which was not {event} then"
 
 
 @check("no attempt of a local run was executed twice")
@@ -220,13 +225,19 @@ def jobs_done_again_for_a_reason(evidence: Evidence) -> Iterator[str]:
     given_back = _given_back(evidence)
     claimed = _claimed(evidence)
     done: dict[str, list[Execution]] = defaultdict(list)
+    begun: dict[tuple[str, int], float] = {}
     for job in sorted(evidence.jobs, key=lambda job: job.at):
         if job.event == "done":
             done[job.run_id].append(job)
+        else:
+            begun.setdefault((job.run_id, job.attempt), job.at)
     for run_id, jobs in done.items():
         for earlier, later in pairwise(jobs):
             attempt = run_id, earlier.attempt
-            if not _was_at_fault(evidence, (earlier.server,), claimed[attempt], given_back.get(attempt, later.at)):
+            back, sent = given_back.get(attempt, later.at), begun.get(attempt, 0.0)
+            if back < sent and _was_at_fault(evidence, ("io",), claimed[attempt], sent):
+                continue  # the driver stood still between claim and submission, and nobody saw the job at the server
+            if not _was_at_fault(evidence, (earlier.server,), claimed[attempt], back):
                 yield (
                     f"run {run_id} was done at {earlier.server} (attempt {earlier.attempt}) and again at {later.server}"
                     f" (attempt {later.attempt}), and {earlier.server} had no fault in between"
@@ -303,6 +314,18 @@ class Result:
 def check_all(evidence: Evidence) -> list[Result]:
     """Every check, in the order of this file."""
     return [Result(name, list(function(evidence))) for name, function in CHECKS.items()]
+
+
+def late_answers(evidence: Evidence) -> tuple[int, int]:
+    """How often a local run was done in an attempt that had been given back; and of these, while the next was under way."""
+    claimed, ended = _claimed(evidence), _given_back(evidence)
+    late = met = 0
+    for each in evidence.executions:
+        this, following = (each.run_id, each.attempt), (each.run_id, each.attempt + 1)
+        if each.event == "done" and each.at > ended.get(this, float("inf")):
+            late += 1
+            met += claimed.get(following, float("inf")) < each.at < ended.get(following, 0.0)
+    return late, met
 
 
 def _status_of(succeeded: int, failed: int, canceled: int) -> BatchStatus:

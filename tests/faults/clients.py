@@ -16,11 +16,10 @@ import httpx
 
 from tests.faults.functions import REFUSED
 
-# A client lets so many of its batches be open, then it only looks after them.
-MOST_OPEN = 4
+# A client lets so many of its batches be open, then it only looks after them; one that sends slow runs, so many.
+MOST_OPEN, MOST_SLOW = 4, 2
 # Seconds that an answer may take, and that a request is repeated for once the faults are over.
 TIMEOUT, LONGEST_REPEATING = 5.0, 90.0
-MOST_SLOW = 2  # in a batch
 SIZES = {1: 2, 8: 4, 30: 2, 100: 1}  # at most: weight
 
 
@@ -83,14 +82,16 @@ class Client(threading.Thread):
         models: dict[str, str],
         ledger: Ledger,
         is_over: threading.Event,
+        is_slow: bool = False,
     ) -> None:
-        """`models` are the paths of the local one, of the slow one, and of the one at servers."""
+        """`models` are the paths of the local, the slow, and the one at servers. `is_slow`: it sends slow runs only."""
         super().__init__(name=f"client-{number}", daemon=True)
         self._rng = random.Random(f"{seed}-{number}")
         self._customer = customer
         self._models = models
         self._ledger = ledger
         self._is_over = is_over
+        self._is_slow = is_slow
         self._numbers = itertools.count(number * 100_000)
         self._keys = (f"drill-{seed}-{number}-{n}" for n in itertools.count())
         self._base_url = base_url
@@ -109,10 +110,13 @@ class Client(threading.Thread):
             self._cancel: 1,
             self._replay: 2,
         }
+        if self._is_slow:
+            actions = {self._create: 1}
+        most_open = MOST_SLOW if self._is_slow else MOST_OPEN
         with httpx.Client(base_url=self._base_url, headers=headers, timeout=TIMEOUT, trust_env=False) as self._http:
             while not self._is_over.is_set():
                 action = self._rng.choices(list(actions), list(actions.values()))[0]
-                if len(self._open) >= MOST_OPEN:
+                if len(self._open) >= most_open:
                     action = self._look
                 try:
                     action()
@@ -207,12 +211,12 @@ class Client(threading.Thread):
     # --- Sending ---
 
     def _batch(self) -> tuple[str, dict[str, Any], bool]:
-        kind = self._rng.choices(["local", "slow", "servers"], [9, 2, 7])[0]
+        kind = "slow" if self._is_slow else self._rng.choices(["local", "servers"], [10, 7])[0]
         is_local = kind != "servers"
         most = self._rng.choices(list(SIZES), list(SIZES.values()))[0]
         numbers = [next(self._numbers) for _ in range(self._rng.randint(1 + most // 2, most))]
-        if kind == "slow":
-            del numbers[MOST_SLOW:]
+        if self._is_slow:
+            del numbers[1:]
         items: list[dict[str, Any]]
         if is_local:
             prefix = self._rng.choices(["", REFUSED], [9, 1])[0]

@@ -14,7 +14,7 @@ from django.db import connection
 
 from batches import audit
 from callbacks.services import create_secret
-from models_registry.models import Endpoint, Model, ModelInput, ProviderLink, Template
+from models_registry.models import Endpoint, Model, ModelInput, Provider, ProviderLink, Template
 from runflow.stack.session import StackError
 from tests.e2e.servers import GRAPH
 from tests.factories import make_key, make_model, make_organization, make_provider
@@ -27,6 +27,8 @@ from tests.faults.plan import Fault, make_plan
 from tests.faults.receiver import Callbacks
 from tests.faults.recovery import Eyes, Recoveries
 
+# And one more, with an organization of its own, that sends slow runs: claims take turns between organizations, so that these
+# are claimed at once whatever else waits, and what a late worker lost is being done again when that one comes back.
 CLIENTS = 6
 # Seconds that a local run takes, that a slow one takes, and that one at a server may take: longer than any hang.
 LOCAL_SECONDS, SLOW_SECONDS, RUN_TIMEOUT = 0.05, 2.0, 30
@@ -58,7 +60,7 @@ def run_drill(
     plan = make_plan(seed=seed, seconds=seconds)
     with Callbacks() as callbacks, contextlib.closing(Eyes(database_url)) as eyes:
         _prepare_database(database_url)
-        customers = [_make_customer(callbacks) for _ in range(2)]
+        *customers, patient = (_make_customer(callbacks) for _ in range(3))
         models = _make_models(house)
         connection.close()  # PostgreSQL will not be there for it
         for name in (*MODEL_SERVERS, *APPLICATION):
@@ -72,12 +74,13 @@ def run_drill(
                 number,
                 seed=seed,
                 base_url=base_url,
-                customer=customers[number % len(customers)],
+                customer=customers[number % len(customers)] if number < CLIENTS else patient,
                 models=models,
                 ledger=ledger,
                 is_over=is_over,
+                is_slow=number == CLIENTS,
             )
-            for number in range(CLIENTS)
+            for number in range(CLIENTS + 1)
         ]
         for client in clients:
             client.start()
@@ -129,11 +132,9 @@ def _make_customer(callbacks: Callbacks) -> Customer:
 
 
 def _make_models(house: House) -> dict[str, str]:
-    """Two of a local function, one of two servers. Returns their paths.
-
-    The slow one has a provider, and so a queue, of its own: what a worker lost is done again at once, before that one is back.
-    """
-    local, slow = (_make_local_model(seconds) for seconds in (LOCAL_SECONDS, SLOW_SECONDS))
+    """Two of a local function, in one queue, and one of two servers. Returns their paths."""
+    provider = make_provider(config={"modules": ["tests.faults.functions"]}, claim_size=4, run_timeout=RUN_TIMEOUT)
+    local, slow = (_make_local_model(provider, seconds) for seconds in (LOCAL_SECONDS, SLOW_SECONDS))
     servers = make_provider(adapter_code="comfyui", config={"timeout": 2}, run_timeout=RUN_TIMEOUT)
     for name in MODEL_SERVERS:
         url = f"http://127.0.0.1:{house.ports[name]}"
@@ -144,8 +145,7 @@ def _make_models(house: House) -> dict[str, str]:
     return {"local": str(local), "slow": str(slow), "servers": str(at_servers)}
 
 
-def _make_local_model(seconds: float) -> Model:
-    provider = make_provider(config={"modules": ["tests.faults.functions"]}, claim_size=4, run_timeout=RUN_TIMEOUT)
+def _make_local_model(provider: Provider, seconds: float) -> Model:
     text = {"name": "text", "variable_type_code": "string", "is_required": True}
     model = make_model(provider=provider, inputs=[text], is_template_backed=False)
     _link(model, {"function": "drill", "arguments": {"text": None, "seconds": seconds}}, "text", "/arguments/text")

@@ -133,7 +133,7 @@ class RecordRow:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """Something that ran: `event` is begun or done. `server` and `prompt_id` of those at a model server, else `pid`."""
+    """Something that ran: `event` is begun, done or refused. `server` and `prompt_id` of a model server's, else `pid`."""
 
     event: str
     run_id: str

@@ -29,6 +29,7 @@ def drill(context: Context, *, text: str, seconds: float) -> tuple[Artifact, ...
         context.stop_if_asked()
         time.sleep(_STEP)
     if text.startswith(REFUSED):
+        _write_down("refused", context, is_slow)
         raise Refused("The drill refuses this input.")
     _write_down("done", context, is_slow)
     return (Artifact(text.encode(), "text/plain", "text", "txt"),)

@@ -170,15 +170,15 @@ class House:
         self._signal(name, signal.SIGCONT)
         self._stopped.discard(name)
 
-    def is_at_slow_work(self, name: str) -> bool:
-        """Whether a worker has just begun with a slow run."""
-        mine, slow = _members(self.children[name].process.pid), set()
+    def slow_work(self, name: str) -> set[tuple[str, int]]:
+        """The slow runs, with their attempts, that a worker has just begun with."""
+        mine, slow = _members(self.children[name].process.pid), set[tuple[str, int]]()
         for each in read_executions(self.executions, newest=_NEWEST):
             if each.event == "begun" and each.is_slow and each.pid in mine and time.time() - each.at < _SLOW_SECONDS:
                 slow.add((each.run_id, each.attempt))
             else:
                 slow.discard((each.run_id, each.attempt))
-        return bool(slow)
+        return slow
 
     def tell(self, name: str, mood: str) -> None:
         """Give a model server another mood. One that is dead does not hear it."""

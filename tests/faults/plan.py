@@ -11,12 +11,13 @@ CALM = 3.0
 MOST_AT_ONCE = 4
 
 # Of a kind: the targets, and the range of seconds it lasts. Stops are longer than the leases of 3 s, so that who comes back
-# is late.
+# is late; "stop until late" watches for the best moment, and lasts at most so long.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     "kill": (("web", "worker1", "worker2", "io1", "io2", "beat"), (0.3, 3.0)),
     "kill main process": (("web", "worker1", "worker2"), (0.3, 2.0)),
     "kill a child": (("web", "worker1", "worker2"), (0.0, 0.0)),
     "stop": (("worker1", "worker2", "io1", "io2"), (3.5, 6.5)),
+    "stop until late": (("worker1", "worker2"), (9.0, 11.0)),
     "stop briefly": (("web", "beat", "valkey", "model1", "model2"), (1.0, 4.0)),
     "flush": (("valkey",), (0.0, 0.0)),
     "flush for a while": (("valkey",), (2.5, 3.5)),
@@ -37,6 +38,9 @@ MOODS: dict[str, tuple[str, ...]] = {
     "lie": ("garbage", "no files", "unknown jobs", "twice", "wrong id", "empty"),
     "fail": ("500", "302", "hang", "reset", "silent"),
 }
+# A plan begins with this, and spares for so many seconds what it needs: the late worker is to meet the next attempt.
+LATE, SPARED_SECONDS = "stop until late", 8.0
+SPARED = ("worker1", "worker2", "beat", "valkey", "postgres")
 # What a killed process needs until it works again, in seconds: its next fault does not come before.
 _RESTART = 4.0
 
@@ -63,8 +67,9 @@ def make_plan(*, seed: int, seconds: float) -> list[Fault]:
     has not got over its last one waits in the deck.
     """
     rng = random.Random(seed)
-    at, deck, plan = CALM, list[tuple[str, str]](), list[Fault]()
-    busy: dict[str, float] = {}
+    at, deck, plan = CALM, _fresh_deck(rng), list[Fault]()
+    deck.insert(0, deck.pop(next(n for n, (kind, _) in enumerate(deck) if kind == LATE)))
+    busy, spared_until = dict[str, float](), 0.0
     moods: dict[str, list[str]] = {kind: [] for kind in MOODS}
     while True:
         at += rng.uniform(*GAP)
@@ -74,7 +79,10 @@ def make_plan(*, seed: int, seconds: float) -> list[Fault]:
             deck += _fresh_deck(rng)
         if sum(until > at for until in busy.values()) >= MOST_AT_ONCE:
             continue
-        place = next((n for n, (_, target) in enumerate(deck) if busy.get(target, 0.0) <= at), None)
+        spared = SPARED if at < spared_until else ()
+        place = next(
+            (n for n, (_, target) in enumerate(deck) if busy.get(target, 0.0) <= at and target not in spared), None
+        )
         if place is None:
             continue
         kind, target = deck.pop(place)
@@ -86,6 +94,8 @@ def make_plan(*, seed: int, seconds: float) -> list[Fault]:
         lasts = round(rng.uniform(*KINDS[kind][1]), 1)
         plan.append(Fault(round(at, 1), kind, target, mood, lasts))
         busy[target] = at + lasts + _RESTART
+        if kind == LATE:
+            spared_until = at + SPARED_SECONDS
 
 
 def _fresh_deck(rng: random.Random) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from tests.faults.checks import late_answers
 from tests.faults.drill import Outcome
 
 # Of what one check found.
@@ -42,6 +43,8 @@ def lines_of(outcome: Outcome) -> Iterator[str]:
         for record in (evidence.executions, evidence.jobs)
     )
     yield f"  done twice {local} local runs and {at_servers} at servers, where nobody could know of the first time"
+    late, met = late_answers(evidence)
+    yield f"  too late   {late} local runs had been given back when they were done, {met} of them were being done again"
     sent = [row.attempt_count for row in evidence.deliveries]
     yield (
         f"  callbacks  {len(sent)} for {len(evidence.receipts)} requests received; {sum(n > 1 for n in sent)} needed"

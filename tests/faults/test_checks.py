@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.checks import CHECKS, check_all
+from tests.faults.checks import CHECKS, check_all, late_answers
 from tests.faults.clients import Accepted
 from tests.faults.evidence import BatchRow, DeliveryRow, Evidence, Execution, Move, RecordRow, RunRow, Window
 from tests.faults.receiver import Receipt
@@ -117,14 +117,16 @@ def put_file(asset_id: str, body: bytes | None) -> Callable[[Evidence], None]:
     return lambda evidence: evidence.files.update({asset_id: body})
 
 
-def does_again(*, fault_at: str = "") -> Callable[[Evidence], None]:
-    """The run at a server is done, given back, and done again; while this target is at fault, if any."""
+def does_again(*, fault_at: str = "", begun: float = 1.2) -> Callable[[Evidence], None]:
+    """The run at a server is done, given back at second 2, and done again; while this target is at fault, if any."""
 
     def doctor(evidence: Evidence) -> None:
         evidence.runs[2] = replace(evidence.runs[2], attempt=2)
         evidence.moves[10:13] = moves_of(
             "r3", "dispatching", "running", "queued", "dispatching", "running", "succeeded"
         )
+        evidence.jobs.append(Execution("begun", "r3", 1, at(begun).timestamp(), "model1", "p1"))
+        evidence.jobs[0] = replace(evidence.jobs[0], at=at(begun + 0.3).timestamp())
         evidence.jobs.append(Execution("done", "r3", 2, at(4.5).timestamp(), "model2", "p2"))
         if fault_at:
             evidence.windows.append(Window(fault_at, "hang", at(1).timestamp(), at(2).timestamp()))
@@ -138,10 +140,52 @@ def test_a_job_may_be_done_again_when_its_server_was_at_fault() -> None:
     assert [result for result in check_all(evidence) if result.wrong] == []
 
 
+def test_a_job_may_be_done_again_when_its_driver_stood_still_and_sent_it_after_it_had_been_given_back() -> None:
+    evidence = healthy()
+    does_again(fault_at="io1", begun=2.1)(evidence)
+    assert [result for result in check_all(evidence) if result.wrong] == []
+
+
 def test_a_request_that_was_given_up_may_have_been_done_or_not() -> None:
     evidence = healthy()
     evidence.given_up = [(ORGANIZATION, "key-2"), (ORGANIZATION, "key-3")]
     evidence.accepted.pop(1)
+    assert [result for result in check_all(evidence) if result.wrong] == []
+
+
+def test_who_is_late_is_counted_and_who_met_the_next_attempt() -> None:
+    evidence = healthy()
+    assert late_answers(evidence) == (0, 0)
+    evidence.executions.append(Execution("done", "r2", 1, at(2.5).timestamp()))  # nobody was at it again yet
+    assert late_answers(evidence) == (1, 0)
+    evidence.executions[-1] = replace(evidence.executions[-1], at=at(4.3).timestamp())
+    assert late_answers(evidence) == (1, 1)
+    evidence.executions[-1] = replace(evidence.executions[-1], at=at(5.5).timestamp())  # somebody had done it again
+    assert late_answers(evidence) == (1, 0)
+    assert [result for result in check_all(evidence) if result.wrong] == []
+
+
+def refuse() -> Callable[[Evidence], None]:
+    """The first run of the batch is refused, as its input says."""
+
+    def doctor(evidence: Evidence) -> None:
+        refused: dict[str, Any] = {"status_code": "failed", "failure_code": "EXECUTION_FAILED"}
+        evidence.accepted[0] = replace(evidence.accepted[0], inputs=("no 1", "r2"), wants_callback=False)
+        evidence.runs[0] = replace(evidence.runs[0], input="no 1", output=None, **refused)
+        evidence.batches[0] = replace(
+            evidence.batches[0], status_code="partial_succeeded", succeeded=1, failed=1, wants_callback=False
+        )
+        evidence.moves[3] = replace(evidence.moves[3], became="failed")
+        evidence.moves[-1] = replace(evidence.moves[-1], became="partial_succeeded")
+        evidence.deliveries, evidence.receipts = [], []
+        evidence.executions.append(Execution("refused", "r1", 1, at(1.5).timestamp()))
+
+    return doctor
+
+
+def test_a_run_that_was_refused_as_its_input_says_passes() -> None:
+    evidence = healthy()
+    refuse()(evidence)
     assert [result for result in check_all(evidence) if result.wrong] == []
 
 
@@ -156,7 +200,7 @@ LOCAL_ENDS = "local runs end as their input says, unless somebody canceled them"
 SERVERS_FAIL = "runs at servers fail only while their server misbehaves"
 CANCELED = "nothing is canceled that nobody wanted canceled"
 OUTPUTS = "what succeeded has its output, with the right content"
-DONE = "what succeeded had been done before, by the attempt that counts"
+DONE = "what succeeded had been done before, by the attempt that counts; and what was refused, refused"
 ATTEMPTS = "no attempt of a local run was executed twice"
 GIVEN_BACK = "local runs were given back only where a worker or the database was hit"
 LOCAL_AGAIN = "local runs were done again only after their lease was lost"
@@ -188,6 +232,8 @@ ALIVE = "no process ended that was not killed"
         (edit("records", 0, body=b'{"id": "another"}'), {KEYS}),
         (drop("accepted", 1), {KEYS}),
         (edit("runs", 0, **FAILED), {LOCAL_ENDS, COUNTERS, ENDS_ONCE}),
+        (both(refuse(), drop("executions", 5)), {DONE}),
+        (both(refuse(), edit("executions", 5, at=at(2.5).timestamp())), {DONE}),
         (both(edit("runs", 2, **FAILED), edit("moves", 12, became="failed")), {SERVERS_FAIL}),
         (edit("runs", 2, is_cancel_asked=True), {CANCELED}),
         (put_file("asset-r3", None), {OUTPUTS}),
@@ -204,6 +250,8 @@ ALIVE = "no process ended that was not killed"
         (does_again(), {AGAIN}),
         (does_again(fault_at="model2"), {AGAIN}),
         (does_again(fault_at="worker1"), {AGAIN}),
+        (does_again(fault_at="io1"), {AGAIN}),
+        (does_again(begun=2.1), {AGAIN}),
         (add("deliveries", DeliveryRow("e", "batch", "b", "delivered", 1, True, PAYLOAD)), {ONE_CALLBACK, CALLBACKS}),
         (both(drop("deliveries", 0), drop("receipts", 1), drop("receipts", 0)), {ONE_CALLBACK}),
         (edit("deliveries", 0, status_code="failed"), {CALLBACKS}),

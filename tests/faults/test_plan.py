@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tests.faults.plan import CALM, KINDS, MOODS, make_plan
+from tests.faults.plan import CALM, KINDS, LATE, MOODS, SPARED, SPARED_SECONDS, make_plan
 
 
 def test_one_seed_is_one_plan_and_another_seed_another() -> None:
@@ -29,3 +29,10 @@ def test_faults_come_in_order_after_a_calm_and_never_two_at_once_to_one_target()
     for target in {fault.target for fault in plan}:
         mine = [fault for fault in plan if fault.target == target]
         assert all(later.at > earlier.at + earlier.seconds for earlier, later in pairwise(mine))
+
+
+def test_a_plan_begins_with_a_late_worker_and_spares_what_that_one_needs() -> None:
+    for seed in range(100):
+        first, *others = make_plan(seed=seed, seconds=60)
+        assert first.kind == LATE
+        assert not [each for each in others if each.at < first.at + SPARED_SECONDS - 0.1 and each.target in SPARED]
