@@ -60,7 +60,10 @@ INPUT_EXAMPLE = {"image_url": "https://shop.example/mug.jpg", "aspect_ratio": "1
 
 INPUTS = Component(
     "Inputs",
-    {"type": "object", "description": "What the model declares as its inputs."},
+    {
+        "type": "object",
+        "description": "What the model declares as its inputs; `GET /v1/models/{owner}/{slug}/schema` gives the schema of each.",
+    },
 )
 RUN_REQUEST = given(
     "RunCreateRequest",

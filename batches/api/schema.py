@@ -60,7 +60,8 @@ ITEM_INPUT = Component(
         "properties": {"client_ref": CLIENT_REF_GIVEN},
         "additionalProperties": True,
         "description": "The inputs that the model declares, flat, and beside them an optional `client_ref`. Media are http(s) "
-        "URLs, `data:` URIs, `runflow://assets/{id}`, or the URL of an earlier output.",
+        "URLs, `data:` URIs, `runflow://assets/{id}`, or the URL of an earlier output. "
+        "`GET /v1/models/{owner}/{slug}/schema` gives the schema of each model's.",
     },
     {"client_ref": "mug-square", **INPUT_EXAMPLE},
 )
