@@ -62,7 +62,8 @@ INPUTS = Component(
     "Inputs",
     {
         "type": "object",
-        "description": "What the model declares as its inputs; `GET /v1/models/{owner}/{slug}/schema` gives the schema of each.",
+        "description": "What the model declares as its inputs; `GET /v1/models/{owner}/{slug}/schema` gives the schema of "
+        "each.",
     },
 )
 RUN_REQUEST = given(
