@@ -205,10 +205,11 @@ class Driver:
     def _fill(self) -> int:
         """Claim into the free places, from when half of them are free until none is. Returns how many were claimed."""
         now = time.monotonic()
-        free = min(self.endpoint.max_in_flight - len(self.jobs), _MOST_SUBMITTED)
+        free = max(0, min(self.endpoint.max_in_flight - len(self.jobs), _MOST_SUBMITTED))
         if 2 * len(self.jobs) <= self.endpoint.max_in_flight:
             self._is_filling = True
-        if not self._takes_runs or not self._is_filling or now < self._claim_at:
+        # A driver that took a full server over has nothing to ask for yet, and does not pause for having asked.
+        if not free or not self._takes_runs or not self._is_filling or now < self._claim_at:
             return 0
         self._fence()
         share = endpoints.places_to_fill(

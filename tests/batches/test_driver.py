@@ -321,7 +321,7 @@ def test_a_run_over_its_time_leaves_its_place_whatever_the_server_does(
     driver.drive(endpoint_id=endpoint.pk)
     Run.objects.filter(status_code="running").update(dispatched_at=timezone.now() - timedelta(seconds=61))
     monkeypatch.setattr(ScriptedConnection, "cancel", lambda self, jobs: None)
-    settings.EXECUTE_SLICE = timedelta(seconds=1)
+    settings.EXECUTE_SLICE = timedelta(seconds=30)
 
     def finish_the_second() -> None:
         if len(server.submitted) == 2:

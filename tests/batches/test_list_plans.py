@@ -105,7 +105,7 @@ def test_a_page_in_the_middle_reads_no_more_than_the_first(crowd: tuple[Api, Mod
     for sort_by in ("created_at:desc", "created_at:asc", "completed_at:desc", "completed_at:asc"):
         order = ordering.parse(sort_by, RUNS.sortable, RUNS.name)
         cursor = order.encode(order.key(Run.objects.order_by("pk")[ROWS // 2]))
-        for back in ("", "true"):
+        for back in ("false", "true"):
             (plan,) = plans(api, "runs", sort_by=sort_by, limit="500", pq=cursor, from_prev=back)
             assert plan.scans == (), (sort_by, plan)
             assert plan.rows <= 501, (sort_by, plan)
