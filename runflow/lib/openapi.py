@@ -254,8 +254,8 @@ def _path_parameters(path: str, declared: Operation) -> list[Json]:
 
 def _parameter(declared: Query | Header, where: str) -> Json:
     parameter = {"name": declared.name, "in": where, "description": declared.description, "schema": declared.schema}
-    # Empty is "not given", but not of a boolean.
-    may_be_empty = where == "query" and declared.schema.get("type") != "boolean"
+    # Empty is "not given", but not of a boolean or of a word out of a list.
+    may_be_empty = where == "query" and declared.schema.get("type") != "boolean" and "enum" not in declared.schema
     return parameter | ({"allowEmptyValue": True} if may_be_empty else {})
 
 
