@@ -13,6 +13,8 @@ _STATEMENT_TIMEOUT = 1000
 # Providers and organisations with something queued are found by hopping through the index `run_queued`, as a claim does, and
 # of each the oldest run: the cost follows their number, not the length of the queue or of the history.
 #
+# What was done after the statement began, and is seen by it, was done just now: no age is below 0.
+#
 # claimable  due, at a provider that takes runs, of an organisation below its cap
 # unattended claimable, where neither a claim was made within the limit nor a run is in flight: places may all be taken
 _PROGRESS = """
@@ -43,7 +45,7 @@ WITH RECURSIVE waiting AS (
                         WHERE provider_id = waiting.provider_id AND status_code = 'active'))
      GROUP BY waiting.provider_id
 ), age AS (
-    SELECT name, extract(epoch FROM statement_timestamp() - beat_at)::float AS age FROM batches_heartbeat
+    SELECT name, greatest(extract(epoch FROM statement_timestamp() - beat_at)::float, 0) AS age FROM batches_heartbeat
 )
 SELECT (SELECT max(age) FROM claimable),
        (SELECT max(age) FROM claimable
@@ -55,7 +57,7 @@ SELECT (SELECT max(age) FROM claimable),
        (SELECT age FROM age WHERE name = 'sweep'),
        (SELECT extract(epoch FROM statement_timestamp() - min(next_attempt_at))::float FROM callbacks_callbackdelivery
          WHERE status_code = 'pending' AND lease_expires_at IS NULL AND next_attempt_at <= statement_timestamp()),
-       (SELECT extract(epoch FROM statement_timestamp() - created_at)::float FROM callbacks_callbackattempt
+       (SELECT greatest(extract(epoch FROM statement_timestamp() - created_at)::float, 0) FROM callbacks_callbackattempt
          ORDER BY id DESC LIMIT 1),
        EXISTS (SELECT 1 FROM callbacks_callbackdelivery WHERE lease_expires_at > statement_timestamp())
 """

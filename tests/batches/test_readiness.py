@@ -28,7 +28,7 @@ from callbacks.models import CallbackAttempt, CallbackDelivery
 from models_registry.models import Endpoint, Provider, ProviderStatus
 from tests.conftest import Rung
 from tests.contract.checks import assert_matches, json_of
-from tests.factories import make_batch, make_delivery, make_model, make_organization
+from tests.factories import make_attempt, make_batch, make_delivery, make_model, make_organization
 from tests.scripted import ADAPTERS, make_servers
 from tests.threads import InThread, wait_until
 
@@ -328,6 +328,16 @@ def test_a_callback_that_is_due_later_is_not_due() -> None:
 
 
 # --- Heartbeats -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_done_after_the_question_was_asked_was_done_just_now() -> None:
+    """A statement sees what was committed after its own moment, and ages are counted from that."""
+    later = timezone.now() + timedelta(seconds=5)
+    Heartbeat.objects.create(name=heartbeat.SWEEP, beat_at=later)
+    attempt = make_attempt()
+    CallbackAttempt.objects.filter(pk=attempt.pk).update(created_at=later)
+    progress = read_progress(limit=LIMIT)
+    assert (progress.last_sweep, progress.last_callback_attempt) == (0.0, 0.0)
 
 
 def test_a_sweep_beats_when_it_came_to_its_end(rung: Rung, monkeypatch: pytest.MonkeyPatch) -> None:
