@@ -59,15 +59,15 @@ def test_another_process_goes_on_where_one_was_killed(stack: Stack, api: Api, ba
     with listen(dying, api, batch) as source:
         source.wait_for(1)
         work(3)
-        told += source.wait_for(5)
+        source.wait_for(5)
         first.kill()
-        assert source.wait_for_the_end() == told
+        told += source.wait_for_the_end()
         assert source.is_cut
     work(4)
     with listen(stack.url, api, batch, told[-1].id) as source:
-        told += source.wait_for(5)
+        source.wait_for(5)
         work(3)
-        told += source.wait_for_the_end()[5:]
+        told += source.wait_for_the_end()
         assert not source.is_cut
     assert told[0].name == "snapshot"
     # A run was claimed and ended between two looks, or seen in between: each is told to have succeeded once.
