@@ -82,25 +82,27 @@ def _look_up_live(_: Filterable, condition: Condition, __: Any) -> Q | None:
     return Q(status_code=condition.value) if condition.operator == filtering.EQ and condition.value in LIVE else None
 
 
+# Batches and runs alike.
+_SOURCE = Filterable(kind=filtering.code(tuple(Source.values)), column="source_code")
+_MODEL = Filterable(kind=filtering.TEXT, column="model_id", to_q=_of_model, note="`owner/slug`")
+_REPLAY_OF = Filterable(kind=filtering.ID, column="replay_of_id", look_up=look_up_by_column)
+_METADATA = Filterable(
+    kind=filtering.JSON, column="metadata", to_q=_has_member, look_up=_look_up_member, note="`metadata.key:value`"
+)
+
 BATCHES = Listing[Batch](
     name="batches",
     filterable={
         "id": Filterable(kind=filtering.ID, column="id", look_up=look_up_by_column, most=1),
         "status_code": Filterable(kind=filtering.code(tuple(BatchStatus.values)), column="status_code"),
-        "source_code": Filterable(kind=filtering.code(tuple(Source.values)), column="source_code"),
+        "source_code": _SOURCE,
         "target_id": Filterable(kind=filtering.ID, column="model_id"),
-        "model": Filterable(kind=filtering.TEXT, column="model_id", to_q=_of_model, note="`owner/slug`"),
+        "model": _MODEL,
         "client_ref": Filterable(
             kind=filtering.TEXT, column="pk", to_q=_has_item, look_up=_look_up_item, note="of any of its items"
         ),
-        "metadata": Filterable(
-            kind=filtering.JSON,
-            column="metadata",
-            to_q=_has_member,
-            look_up=_look_up_member,
-            note="`metadata.key:value`",
-        ),
-        "replay_of": Filterable(kind=filtering.ID, column="replay_of_id", look_up=look_up_by_column),
+        "metadata": _METADATA,
+        "replay_of": _REPLAY_OF,
         "created_at": Filterable(kind=filtering.TIME, column="created_at"),
         "completed_at": Filterable(kind=filtering.TIME, column="completed_at"),
     },
@@ -122,19 +124,13 @@ RUNS = Listing[Run](
         "status_code": Filterable(
             kind=filtering.code(tuple(RunStatus.values)), column="status_code", look_up=_look_up_live
         ),
-        "source_code": Filterable(kind=filtering.code(tuple(Source.values)), column="source_code"),
+        "source_code": _SOURCE,
         "model_id": Filterable(kind=filtering.ID, column="model_id"),
-        "model": Filterable(kind=filtering.TEXT, column="model_id", to_q=_of_model, note="`owner/slug`"),
+        "model": _MODEL,
         "batch_id": Filterable(kind=filtering.ID, column="batch_id", look_up=look_up_by_column, most=MAX_ITEMS),
         "client_ref": Filterable(kind=filtering.TEXT, column="client_ref", look_up=look_up_by_column),
-        "metadata": Filterable(
-            kind=filtering.JSON,
-            column="metadata",
-            to_q=_has_member,
-            look_up=_look_up_member,
-            note="`metadata.key:value`",
-        ),
-        "replay_of": Filterable(kind=filtering.ID, column="replay_of_id", look_up=look_up_by_column),
+        "metadata": _METADATA,
+        "replay_of": _REPLAY_OF,
         "created_at": Filterable(kind=filtering.TIME, column="created_at"),
         "completed_at": Filterable(kind=filtering.TIME, column="completed_at"),
     },
